@@ -1,0 +1,1 @@
+"""One folder a backend, found by name: `emit.py` writes source text, `launch.py` runs it."""

@@ -1,0 +1,1 @@
+"""Tools around the compiler and the runtime: the independent reference stepper and its users."""
