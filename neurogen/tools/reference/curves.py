@@ -25,7 +25,7 @@ def _ramp(u: Tensor, inside: Tensor, inner: float, outer: float, half: float) ->
 
 def _rect(u: Tensor, decide: Decide, alpha: float) -> tuple[Tensor, Tensor]:
     inside = decide(u.abs() < 1 / (2 * alpha))
-    return 0.5 + _ramp(u, inside, alpha, 0.0, 1 / (2 * alpha)), inside * alpha
+    return 0.5 + _ramp(u, inside, alpha, 0.0, 1 / (2 * alpha)), inside.to(u.dtype) * alpha
 
 
 def _piecewise_leaky_relu(u: Tensor, decide: Decide, w: float, c: float) -> tuple[Tensor, Tensor]:

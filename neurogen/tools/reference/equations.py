@@ -174,7 +174,11 @@ def parse(text: object, flags: Mapping[str, bool]) -> ast.expr:
     """Parse an equation, for the given values of the flags."""
     if not isinstance(text, str):
         raise ValueError(f"not an equation: {text!r}")
-    tree: ast.expr = _Resolve(flags).visit(ast.parse(" ".join(text.split()), mode="eval").body)
+    try:
+        written = ast.parse(" ".join(text.split()), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"not an equation: {text!r}") from error
+    tree: ast.expr = _Resolve(flags).visit(written)
     return tree
 
 

@@ -84,7 +84,7 @@ class Reference:
         if not_yet := spec.keys() & NOT_YET or {"charge"} - spec.keys():
             raise ValueError(f"not yet: {sorted(not_yet)}")
         self.detach_reset = detach_reset
-        self.curve = _curve(surrogate if surrogate else spec.get("surrogate", "sigmoid"))
+        self.curve = _curve(spec.get("surrogate", "sigmoid") if surrogate is None else surrogate)
         self._read_constants(spec, dict(arguments))
         self._read_step(spec)
 
@@ -110,12 +110,9 @@ class Reference:
             self.values.pop(name, None)  # v_threshold can be learnable, too
             self.values[raw] = given.pop(name)
             self.per[raw] = entry.get("per", "layer")
-            arguments = [
-                ast.Name(raw),
-                *(parse(bound, self.flags) for bound in entry.get("bounds", ())),
-            ]
-            transform = apply(TRANSFORMS[entry.get("transform", "identity")], arguments)
-            self.definitions[name] = transform
+            bounds = [parse(bound, self.flags) for bound in entry.get("bounds", ())]
+            transform = entry.get("transform", "identity")
+            self.definitions[name] = apply(TRANSFORMS[transform], [ast.Name(raw), *bounds])
         for name, value in given.items():
             number = isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
             if name not in self.values or not (number or (name == "v_reset" and value is None)):
@@ -151,8 +148,9 @@ class Reference:
         taken = {"spike", *self.inputs, *states, *self.flags, *self.values, *self.definitions}
         charge = spec["charge"] if isinstance(spec["charge"], dict) else {"v": spec["charge"]}
         self.assignments: list[tuple[str, ast.expr]] = []
-        for name, text in (*spec.get("let", {}).items(), *charge.items()):
-            if name not in states and (name in taken or name in FUNCTIONS):
+        let = spec.get("let", {})
+        for name, text in (*let.items(), *charge.items()):
+            if name in (taken | FUNCTIONS) - (states.keys() - let.keys()):
                 raise ValueError(f"{name!r} is assigned, and something else already")
             taken.add(name)
             tree = parse(text, self.flags)

@@ -137,14 +137,22 @@ NEUROGEN_FN T floor(T x) {
 
 // ---- Tools --------------------------------------------------------------------------------------
 
-/// c0 + c1 x + c2 x^2 + ...
+/// c0 + c1 x + c2 x^2 + ..., by pairs of terms: half as long a chain of operations as Horner's rule.
 template <class T>
-NEUROGEN_FN T poly(T, T c) {
+NEUROGEN_FN T paired(T, T, T c) {
   return c;
 }
+template <class T>
+NEUROGEN_FN T paired(T x, T, T c, T d) {
+  return c + x * d;
+}
 template <class T, class... Rest>
-NEUROGEN_FN T poly(T x, T c, Rest... rest) {
-  return c + x * poly(x, rest...);
+NEUROGEN_FN T paired(T x, T xx, T c, T d, Rest... rest) {
+  return (c + x * d) + xx * paired(x, xx, rest...);
+}
+template <class T, class... Coefficients>
+NEUROGEN_FN T poly(T x, Coefficients... c) {
+  return paired(x, x * x, c...);
 }
 
 /// x within constant bounds; unlike in clip() a NaN costs nothing: it fails both comparisons.
@@ -225,9 +233,10 @@ NEUROGEN_FN Shifted<T> exp_plus(T v, T c) {
   const T r = hi - lo;
   const T tail = ((hi - r) - lo) + r * r * exp_tail(r);
   const T power = from_bits((Format<T>::bias - n.integer) << Format<T>::mantissa);  // 2^-n
-  const T base = 1 + select(n.value > 64, T(0), c * power);
+  const T one = select(n.value > 64, T(0), c * power);
+  const T base = 1 + one;
   const T sum = base + r;
-  const T error = r - (sum - base);  // of the sum, exactly: |r| is less than |base|, or that is 0
+  const T error = (one - (base - 1)) + (r - (sum - base));
   return {sum + (error + tail), n.integer};
 }
 
@@ -347,11 +356,13 @@ NEUROGEN_FN double erf_tail(double z) {
               0.00012055278844648305, -1.4924431600692267e-05, 1.6443708484842996e-06,
               -1.6180476428282422e-07, 1.3601081343645396e-08, -7.578105377251352e-10);
 }
-// erfc(x) exp(x^2) as a polynomial of t = 1/(1 + 0.375 x), x >= 1; weighted for 1 - erfc(x)
-NEUROGEN_FN float erfcx_far(float t) {
-  return poly(t, 0.030702041f, -0.033569872f, 0.9881482f, -1.0042722f, 1.0185634f);
+// erfc(x) exp(x^2) as a polynomial of t for x >= 1, fitted to make 1 - erfc(x) accurate
+NEUROGEN_FN float erfcx(float x) {
+  const float t = 1 / (1 + 0.4375f * x);
+  return poly(t, -0.008508074f, 0.30315503f, 0.123826765f, 0.27965385f, 0.3037382f);
 }
-NEUROGEN_FN double erfcx_far(double t) {
+NEUROGEN_FN double erfcx(double x) {
+  const double t = 1 / (1 + 0.375 * x);
   return poly(t, -3.331915706553335e-05, 0.21218295137324583, 0.2065709132557009,
               0.2204065577372872, 0.09618391091487662, 0.2571645149664263,
               -0.049550894830756656, 0.012790233330663321, 0.24538500409587577,
@@ -363,7 +374,7 @@ NEUROGEN_FN T erf(T x) {
   const T a = abs(x);
   const T z = a * a;
   const T near = a + a * erf_tail(z);
-  const T far = 1 - exp(-z) * erfcx_far(1 / (1 + T(0.375) * a));
+  const T far = 1 - exp(-z) * erfcx(a);
   return with_sign(select(a < 1, near, far), x);
 }
 

@@ -1,0 +1,14 @@
+"""Program -> `kernels.cu`."""
+
+from __future__ import annotations
+
+from neurogen.backends.clike import context
+from neurogen.backends.render import render
+from neurogen.compiler.artefact import Artefact
+from neurogen.compiler.model import Model
+from neurogen.compiler.program import Program
+
+
+def emit(model: Model, program: Program) -> Artefact:
+    """The CUDA text of both directions of time."""
+    return Artefact("kernels.cu", render("cupy", "kernels.cu.jinja", context(model, program)))

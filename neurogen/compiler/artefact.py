@@ -1,0 +1,62 @@
+"""Text that belongs in a file: written only if it changed, whole or not at all.
+
+In: paths and text. Out: files. The only module of the compiler that touches the disk.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A file that a build produces: path relative to the output folder, and its text."""
+
+    path: str
+    text: str
+
+    def is_fresh(self, folder: Path) -> bool:
+        """Whether the file under `folder` holds exactly this text."""
+        try:
+            return (folder / self.path).read_bytes() == self.text.encode()
+        except OSError:
+            return False
+
+    def diff(self, folder: Path) -> str:
+        """Unified diff from the file on disk to this text; empty where they are equal."""
+        target = folder / self.path
+        try:
+            present = target.read_text(encoding="utf-8").splitlines(keepends=True)
+        except (OSError, UnicodeDecodeError):
+            present = []
+        wanted = self.text.splitlines(keepends=True)
+        return "".join(difflib.unified_diff(present, wanted, str(target), f"{target} (built)"))
+
+    def write(self, folder: Path, *, force: bool = False) -> bool:
+        """Put the text in place atomically; a reader sees the old file or the new one.
+
+        Returns:
+            Whether anything was written: a file that is fresh is left alone unless `force`.
+        """
+        if not force and self.is_fresh(folder):
+            return False
+        target = folder / self.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(self.text.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return True
