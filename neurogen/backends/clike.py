@@ -78,11 +78,11 @@ def show(node: Expression, binds: int = 0) -> str:
     own = _BINDS.get(symbol, ATOM)
     match symbol:
         case "where":
-            text = f"{show(a[0], 2)} ? {_real(a[1], 2)} : {_real(a[2], 1)}"
+            text = f"{show(a[0], 2)} ? {show_real(a[1], 2)} : {show_real(a[2], 1)}"
         case "fire":
-            text, own = f"spiking ? real({show(a[0])}) : primitive({_real(a[1])}, surrogate_)", 1
+            text, own = f"spiking ? real({show(a[0])}) : primitive({show_real(a[1])}, surrogate_)", 1
         case "slope":
-            text = f"slope({_real(a[0])}, surrogate_)"
+            text = f"slope({show_real(a[0])}, surrogate_)"
         case "neg" | "not":
             inner = show(a[0], own + (symbol == "neg"))
             text = ("-" if symbol == "neg" else "!") + inner
@@ -96,12 +96,12 @@ def show(node: Expression, binds: int = 0) -> str:
                                    else show(x, own) for x in a)  # fmt: skip
         case _:
             name = _FUNCTIONS.get(symbol, symbol)
-            text = f"neurogen::{name}({', '.join(_real(argument) for argument in a)})"
+            text = f"neurogen::{name}({', '.join(show_real(argument) for argument in a)})"
     return f"({text})" if own < binds else text
 
 
-def _real(node: Expression, binds: int = 0) -> str:
-    """An argument that must have the type `real`, where a bare integer would not do."""
+def show_real(node: Expression, binds: int = 0) -> str:
+    """The expression where it must have the type `real`, where a bare integer would not do."""
     if isinstance(node, Number):
         text = literal(node.value)
         return text if text.startswith("real(") else f"real({text})"
@@ -115,7 +115,7 @@ def _power(base: Expression, exponent: Expression, binds: int) -> str:
     if isinstance(base, Name) and count <= 4:
         product, own = " * ".join([show(base)] * count), 7 if count > 1 else ATOM
     else:
-        product, own = f"neurogen::power<{count}>({_real(base)})", ATOM
+        product, own = f"neurogen::power<{count}>({show_real(base)})", ATOM
     if exponent.value < 0:
         product, own = f"1 / ({product})" if own < ATOM else f"1 / {product}", 7
     return f"({product})" if own < binds else product
@@ -124,8 +124,8 @@ def _power(base: Expression, exponent: Expression, binds: int) -> str:
 def statements(kernel: Kernel, results: Mapping[str, str]) -> list[str]:
     """A step's lines: `const real h_v = …;  // note`, then `v_next_ = next_v;` for each result."""
     lines = [
-        (f"const real {safe(a.name)} = {_real(a.expression)};", a.note) for a in kernel.body
-    ] + [(f"{results[name]} = {_real(expression)};", "") for name, expression in kernel.results]
+        (f"const real {safe(a.name)} = {show_real(a.expression)};", a.note) for a in kernel.body
+    ] + [(f"{results[name]} = {show_real(expression)};", "") for name, expression in kernel.results]
     width = min(max((len(text) for text, note in lines if note), default=0), 64)
     return [f"{text:<{width}}  // {comment(note)}" if note else text for text, note in lines]
 

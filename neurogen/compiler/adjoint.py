@@ -95,6 +95,11 @@ def build_program(model: Model) -> Program:
     )  # fmt: skip
 
 
+def differentiate(expression: Expression, name: str) -> Expression:
+    """d expression / d name, as SymPy orders it."""
+    return _Calculus().partial(expression, name)
+
+
 # -- the chain rule between statements -----------------------------------------------------------
 
 

@@ -1,0 +1,120 @@
+"""What generated modules and kernels agree on with the runtime; a change here is a new `ABI`.
+
+In: nothing. Out: the data that a generated module declares, and the order in which a kernel's
+arguments are packed: every field has eight bytes, in the order of `arguments.h.jinja`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+ABI = 1
+SURROGATE_PARAMETERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A parameter-only subexpression that kernels read.
+
+    Attributes:
+        name: What the kernels call it.
+        uses: Parameters in it.
+        value: It, as a function of a namespace of parameters and flags.
+        when: The flags under which it is needed; None where always.
+    """
+
+    name: str
+    uses: tuple[str, ...]
+    value: Callable[[Any], Any]
+    when: Callable[[Any], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What a parameter must satisfy, checked at construction and assignment."""
+
+    text: str
+    holds: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Learnable:
+    """An `nn.Parameter`: its initial value, its shape, and what equations see of it."""
+
+    init: Callable[[Any], Any]
+    per: str = "layer"
+    transform: str = "identity"
+    bounds: tuple[float, float] | None = None
+    when: Callable[[Any], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The source text of a neuron's kernels, in files beside the generated module or in memory."""
+
+    folder: str
+    digest: str
+    texts: tuple[tuple[str, str], ...] = ()
+
+    def text(self, file: str) -> str:
+        """The text of `kernels.cpp` or `kernels.cu`."""
+        for name, text in self.texts:
+            if name == file:
+                return text
+        return (Path(self.folder) / file).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """All that is fixed when a kernel is compiled.
+
+    Attributes:
+        io: Storage type: float, double, neurogen::half, neurogen::bfloat16.
+        flags: Values of the neuron's compile-time flags.
+        wanted: Bit k: the gradient of constant k.
+        surrogate: Kernel text of primitive and slope.
+    """
+
+    io: str
+    flags: tuple[tuple[str, bool], ...]
+    detach_reset: bool
+    spiking: bool
+    wanted: int
+    surrogate: str
+
+    @property
+    def macros(self) -> tuple[tuple[str, str], ...]:
+        """Macros of the kernel text."""
+        return (
+            ("IO", self.io),
+            ("WANTED", str(self.wanted)),
+            ("DETACH_RESET", str(int(self.detach_reset))),
+            ("SPIKING", str(int(self.spiking))),
+            *((f"FLAG_{name}", str(int(value))) for name, value in self.flags),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A value per neuron, maybe broadcast: neuron n reads element n // inner % count of `data`."""
+
+    data: Tensor
+    inner: int
+    count: int
+
+    @property
+    def packed(self) -> tuple[int, int, int]:
+        """As the kernel reads it."""
+        return (self.data.data_ptr(), self.inner, self.count)
+
+
+def pack_floats(values: tuple[float, ...]) -> tuple[int, ...]:
+    """Float64 numbers as the 64-bit integers with the same bits, padded to four."""
+    padded = (*values, *([0.0] * (SURROGATE_PARAMETERS - len(values))))
+    return struct.unpack(f"={SURROGATE_PARAMETERS}q", struct.pack(f"={SURROGATE_PARAMETERS}d", *padded))

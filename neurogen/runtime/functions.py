@@ -1,0 +1,67 @@
+"""Functions of the equation language that torch lacks or defines differently.
+
+In: tensors of one floating dtype. Out: tensors of that dtype, with the documented subgradients: ties
+of max/min share ½ each, clip passes 1 at its bounds, an untaken branch contributes exactly 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def number(value: float, like: Tensor) -> Tensor:
+    """A literal as a 0-dim tensor of the compute dtype, on the device of `like`."""
+    return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
+def taken(condition: Tensor, value: Tensor) -> Tensor:
+    """`value`, with a gradient only where `condition` holds: chosen, not multiplied by 0."""
+    return torch.where(condition, value, value.detach())
+
+
+def power(base: Tensor, exponent: int) -> Tensor:
+    """base**exponent as products from left to right (torch's `**` rounds differently)."""
+    product = base
+    for _ in range(abs(exponent) - 1):
+        product = product * base
+    return product if exponent > 0 else 1 / product
+
+
+def sign(a: Tensor) -> Tensor:
+    """-1, 0 or 1; NaN stays NaN."""
+    return torch.where(torch.isnan(a), a, torch.sign(a))
+
+
+def softplus(a: Tensor) -> Tensor:
+    """log(1 + exp(a)) without overflow; derivative sigmoid(a)."""
+    return torch.logaddexp(a, torch.zeros_like(a))
+
+
+def min(a: Tensor, b: Tensor) -> Tensor:  # noqa: A001 - the language's name
+    """The smaller; NaN if either is."""
+    return torch.minimum(a, b)
+
+
+def max(a: Tensor, b: Tensor) -> Tensor:  # noqa: A001 - the language's name
+    """The larger; NaN if either is."""
+    return torch.maximum(a, b)
+
+
+def clip(a: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """min(max(a, low), high), with derivative 1 at the bounds."""
+    return torch.clamp(a, low, high)
+
+
+def gaussian(a: Tensor) -> Tensor:
+    """exp(-a**2); the square is split, so that its rounding is not amplified for large |a|."""
+    splitter = 4097.0 if a.dtype == torch.float32 else 134217729.0
+    scaled = a.clamp(-30.0, 30.0)  # exp(-900) is 0 in every dtype
+    high = splitter * scaled - (splitter * scaled - scaled)
+    low = scaled - high
+    return torch.exp(-(high * high)) * torch.exp(-(low * (high + scaled)))
+
+
+def detach(a: Tensor) -> Tensor:
+    """The value without its gradient."""
+    return a.detach()

@@ -1,0 +1,131 @@
+"""Modules with memory: state that lives between forwards, and goes back to its start on `reset`.
+
+Separate from neurons because layers and containers have memory too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+STEP_MODES = ("s", "m")
+
+
+class MemoryModule(nn.Module):
+    """A module that remembers: single-step `[N, *]` in mode 's', multi-step `[T, N, *]` in 'm'.
+
+    Memories are attributes registered with a start value; they are no parameters or buffers, so
+    `state_dict` does not hold them, but `.to()` moves them.
+    """
+
+    def __init__(self, step_mode: str = "s") -> None:
+        super().__init__()
+        self.__dict__["_memories"] = {}
+        self.__dict__["_starts"] = {}
+        self.step_mode = step_mode
+
+    @property
+    def step_mode(self) -> str:
+        """'s': one time step a call, `[N, *]`; 'm': all time steps, `[T, N, *]`."""
+        return self._step_mode
+
+    @step_mode.setter
+    def step_mode(self, value: str) -> None:
+        if value not in STEP_MODES:
+            raise ValueError(f"step_mode is 's' or 'm', not {value!r}")
+        self.__dict__["_step_mode"] = value
+
+    def register_memory(self, name: str, value: Any) -> None:
+        """Add a memory that `reset` takes back to `value`."""
+        if hasattr(self, name) and name not in self._memories:
+            raise ValueError(f"{type(self).__name__} has an attribute '{name}' already")
+        self._memories[name] = value
+        self._starts[name] = copy.deepcopy(value)
+
+    def reset(self) -> None:
+        """Every memory back to its start value."""
+        for name, value in self._starts.items():
+            self._memories[name] = copy.deepcopy(value)
+
+    def detach(self) -> None:
+        """Cut the graph behind every memory (truncated backpropagation through time)."""
+        for name, value in self._memories.items():
+            if isinstance(value, Tensor):
+                self._memories[name] = value.detach()
+
+    def memories(self) -> Iterator[Any]:
+        """The memories' values."""
+        yield from self._memories.values()
+
+    def named_memories(self) -> Iterator[tuple[str, Any]]:
+        """(name, value) of every memory."""
+        yield from self._memories.items()
+
+    def __getattr__(self, name: str) -> Any:
+        memories = self.__dict__.get("_memories")
+        if memories is not None and name in memories:
+            return memories[name]
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        memories = self.__dict__.get("_memories")
+        if memories is not None and name in memories:
+            memories[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__.get("_memories", ()):
+            del self._memories[name], self._starts[name]
+        else:
+            super().__delattr__(name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._memories]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        for name, value in self._memories.items():
+            if isinstance(value, Tensor):
+                self._memories[name] = fn(value)
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy whose memories are detached: a graph belongs to the forward that made it."""
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        for key, value in self.__dict__.items():
+            if key == "_memories":
+                value = {k: _detached(v) for k, v in value.items()}
+            clone.__dict__[key] = copy.deepcopy(value, memo)
+        return clone
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_memories"] = {k: _detached(v) for k, v in self._memories.items()}
+        return state
+
+    def single_step_forward(self, *inputs: Tensor) -> Any:
+        """One time step; subclasses define it."""
+        raise TypeError(f"{type(self).__name__} does not define single_step_forward")
+
+    def multi_step_forward(self, *inputs: Tensor) -> Any:
+        """All time steps: by default `single_step_forward` of each."""
+        return torch.stack([self.single_step_forward(*step) for step in zip(*inputs, strict=True)])
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Dispatch on `step_mode`."""
+        if self._step_mode == "m":
+            return self.multi_step_forward(*inputs)
+        return self.single_step_forward(*inputs)
+
+    def extra_repr(self) -> str:
+        """The step mode."""
+        return f"step_mode={self.step_mode}"
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
