@@ -58,7 +58,7 @@ class Learnable:
 class Kernels:
     """The source text of a neuron's kernels, in files beside the generated module or in memory."""
 
-    folder: str
+    module: str
     digest: str
     texts: tuple[tuple[str, str], ...] = ()
 
@@ -67,7 +67,7 @@ class Kernels:
         for name, text in self.texts:
             if name == file:
                 return text
-        return (Path(self.folder) / file).read_text(encoding="utf-8")
+        return Path(self.module).with_name(file).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

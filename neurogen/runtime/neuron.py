@@ -59,7 +59,7 @@ class Neuron(BaseNode):
         shape: tuple[int, ...] | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(_memories={}, _starts={}, _constants={}, _ready=False)
+        self.__dict__.update(_memories={}, _starts={}, _constants={}, _ready=False, _at_rest=False)
         self.step_mode = step_mode
         self.surrogate_function = (
             self.default_surrogate() if surrogate_function is None else surrogate_function
@@ -94,6 +94,8 @@ class Neuron(BaseNode):
         elif name in type(self).flags and name != "hard_reset" and not isinstance(value, bool):
             raise TypeError(f"{name} is True or False, not {value!r}")
         else:
+            if name in self.__dict__.get("_memories", ()):
+                self.__dict__["_at_rest"] = False
             super().__setattr__(name, value)
 
     def _set_parameter(self, name: str, value: Any) -> None:
@@ -122,7 +124,7 @@ class Neuron(BaseNode):
                 self._set_parameter(name, before)
                 self.__dict__["_ready"] = True
                 raise
-            if not self._memories or self._is_at_rest():
+            if self._at_rest:
                 self._rest()
 
     def _current(self, name: str) -> Any:
@@ -202,9 +204,6 @@ class Neuron(BaseNode):
         if isinstance(value, Tensor):
             return value.item() if value.dim() == 0 and not value.requires_grad else value
         return float(value)
-
-    def _is_at_rest(self) -> bool:
-        return bool(self.__dict__.get("_at_rest"))
 
     def reset(self) -> None:
         """Every state to its initial value (v to v_reset, or 0 if None); v_seq to None."""
@@ -363,23 +362,21 @@ class Neuron(BaseNode):
 
     def multi_step_forward(self, *inputs: Tensor) -> Tensor:  # type: ignore[override]
         """All time steps `[T, N, *]`, continuing from the present state."""
-        state = {name: self._memories[name] for name in self.states}
         sequences = ("v",) if self.store_v_seq and "v" in self.states else ()
-        outputs, following = self.functional(*inputs, state=state, sequences=sequences)
-        for name in self.states:
-            self._memories[name] = following[name]
-        if sequences:
-            self._memories["v_seq"] = following["v_seq"]
-        self.__dict__["_at_rest"] = False
-        return outputs
+        return self._advance(inputs, sequences)
 
     def single_step_forward(self, *inputs: Tensor) -> Tensor:  # type: ignore[override]
         """One time step `[N, *]`, continuing from the present state."""
-        keep, self.__dict__["store_v_seq"] = self.store_v_seq, False
-        try:
-            return self.multi_step_forward(*(_one_step(x) for x in inputs)).squeeze(0)
-        finally:
-            self.__dict__["store_v_seq"] = keep
+        steps = tuple(x.unsqueeze(0) if isinstance(x, Tensor) else x for x in inputs)
+        return self._advance(steps, ()).squeeze(0)
+
+    def _advance(self, inputs: tuple[Tensor, ...], sequences: tuple[str, ...]) -> Tensor:
+        memories = self._memories
+        state = None if self._at_rest else {name: memories[name] for name in self.states}
+        outputs, following = self.functional(*inputs, state=state, sequences=sequences)
+        memories.update(following)
+        self.__dict__["_at_rest"] = False
+        return outputs
 
     def extra_repr(self) -> str:
         """Threshold, reset, mode, backend and the neuron's own parameters."""
@@ -398,10 +395,6 @@ class Neuron(BaseNode):
         }
         hidden = [name for name in self.learnable if shown.get(name) is None]
         return ", ".join(f"{name}={value}" for name, value in shown.items() if name not in hidden)
-
-
-def _one_step(x: Any) -> Any:
-    return x.unsqueeze(0) if isinstance(x, Tensor) else x
 
 
 class _Namespace:

@@ -53,7 +53,7 @@ struct Format<float> {
   static constexpr float inv_ln2 = 1.44269504f, ln2_hi = 0.693145752f, ln2_lo = 1.42860677e-6f;
   static constexpr float inv_pio2 = 0.636619772f, pio2_hi = 1.57079633f, pio2_lo = -4.37113883e-8f;
   static constexpr float exp_min = -104.0f, exp_max = 89.0f;  // to 0 and to infinity
-  static constexpr float negligible = -20.0f;                 // exp() of it, beside 1
+  static constexpr float negligible = 20.0f;                   // exp(-20) is, beside 1
   static constexpr float gauss_max = 10.25f;                  // to 0
 };
 
@@ -72,7 +72,7 @@ struct Format<double> {
   static constexpr double inv_pio2 = 0.6366197723675814;
   static constexpr double pio2_hi = 1.5707963267948966, pio2_lo = 6.123233995736766e-17;
   static constexpr double exp_min = -746.0, exp_max = 710.0;
-  static constexpr double negligible = -40.0;
+  static constexpr double negligible = 40.0;
   static constexpr double gauss_max = 27.375;
 };
 
@@ -90,6 +90,11 @@ NEUROGEN_FN double from_bits(unsigned long long b) {
 }
 NEUROGEN_FN float sqrt(float x) { return __fsqrt_rn(x); }
 NEUROGEN_FN double sqrt(double x) { return __dsqrt_rn(x); }
+
+template <class T>
+NEUROGEN_FN T select(bool condition, T a, T b) {
+  return condition ? a : b;
+}
 #else
 NEUROGEN_FN unsigned int bits(float x) { return __builtin_bit_cast(unsigned int, x); }
 NEUROGEN_FN unsigned long long bits(double x) {
@@ -99,14 +104,17 @@ NEUROGEN_FN float from_bits(unsigned int b) { return __builtin_bit_cast(float, b
 NEUROGEN_FN double from_bits(unsigned long long b) { return __builtin_bit_cast(double, b); }
 NEUROGEN_FN float sqrt(float x) { return __builtin_sqrtf(x); }
 NEUROGEN_FN double sqrt(double x) { return __builtin_sqrt(x); }
+
+// From ?: gcc would make a branch first, and move copies of what follows into it, before it comes
+// to vectorise; it turns the mask into a selection.
+template <class T>
+NEUROGEN_FN T select(bool condition, T a, T b) {
+  const Bits<T> mask = 0 - static_cast<Bits<T>>(condition);
+  return from_bits((bits(a) & mask) | (bits(b) & ~mask));
+}
 #endif
 
 // ---- Exact functions ----------------------------------------------------------------------------
-
-template <class T>
-NEUROGEN_FN T select(bool condition, T a, T b) {
-  return condition ? a : b;
-}
 
 template <class T>
 NEUROGEN_FN T abs(T x) {
@@ -178,13 +186,6 @@ NEUROGEN_FN T poly(T x, Coefficients... c) {
   return paired(x, x * x, c...);
 }
 
-/// x within constant bounds; unlike in clip() a NaN costs nothing: it fails both comparisons.
-template <class T>
-NEUROGEN_FN T bounded(T x, T lo, T hi) {
-  const T y = select(x > hi, hi, x);
-  return select(y < lo, lo, y);
-}
-
 /// The integer nearest to x, as a number and, in the low bits, as an integer modulo 2^width.
 /// Adding 1.5 * 2^mantissa leaves no room for a fraction and puts the integer in the last bits.
 template <class T>
@@ -230,17 +231,18 @@ NEUROGEN_FN T exp_difference(T a, T b) {
 
 template <class T>
 NEUROGEN_FN T exp(T x) {
-  return exp_difference(bounded(x, Format<T>::exp_min, Format<T>::exp_max), T(0));
+  using F = Format<T>;
+  const T y = select(x < F::exp_min, T(0), exp_difference(x, T(0)));
+  return select(x > F::exp_max, from_bits(F::infinity), y);
 }
 
 /// exp(-x^2). The square is split into an exact part and a rest, for exp would turn its relative
 /// rounding error into one that is x^2 times as large.
 template <class T>
 NEUROGEN_FN T gaussian(T x) {
-  const T limit = Format<T>::gauss_max;
-  const T a = select(abs(x) > limit, limit, abs(x));
-  const T h = from_bits(bits(a) & Format<T>::upper_half);
-  return exp_difference(-(h * h), (a - h) * (a + h));
+  const T h = from_bits(bits(x) & Format<T>::upper_half);
+  const T y = exp_difference(-(h * h), (x - h) * (x + h));
+  return select(abs(x) > Format<T>::gauss_max, T(0), y);
 }
 
 /// exp(v) + c for c = 1 or -1, as 2^n value: rounded once, though its terms may cancel or dwarf one
@@ -267,27 +269,31 @@ NEUROGEN_FN Shifted<T> exp_plus(T v, T c) {
 
 template <class T>
 NEUROGEN_FN T expm1(T x) {
-  const auto y = exp_plus(bounded(x, Format<T>::negligible, Format<T>::exp_max), T(-1));
-  return with_sign(scaled(y.value, y.n), x);
+  using F = Format<T>;
+  const Shifted<T> e = exp_plus(x, T(-1));
+  const T y = select(x < -F::negligible, T(-1), with_sign(scaled(e.value, e.n), x));
+  return select(x > F::exp_max, from_bits(F::infinity), y);
 }
 
 /// 1 / (1 + exp(-x)), with 2^n outside the quotient, where it cannot overflow.
 template <class T>
 NEUROGEN_FN T sigmoid(T x) {
-  const auto y = exp_plus(bounded(-x, Format<T>::negligible, -Format<T>::exp_min), T(1));
-  return scaled(1 / y.value, 0 - y.n);
+  using F = Format<T>;
+  const Shifted<T> e = exp_plus(-x, T(1));
+  const T y = select(x < F::exp_min, T(0), scaled(1 / e.value, 0 - e.n));
+  return select(x > F::negligible, T(1), y);
 }
 
 // ---- Logarithms ---------------------------------------------------------------------------------
 
-// 2 atanh(s)/s - 2 as a polynomial of z = s^2, |s| <= 0.172
+// 2 atanh(s)/s - 2 as a polynomial of z = s^2, |s| <= 0.2
 NEUROGEN_FN float log_tail(float z) {
-  return z * poly(z, 0.6666666f, 0.40000972f, 0.28498793f, 0.24278814f);
+  return z * poly(z, 0.6666666f, 0.40000933f, 0.28503516f, 0.24151592f);
 }
 NEUROGEN_FN double log_tail(double z) {
-  return z * poly(z, 0.6666666666666734, 0.39999999999416536, 0.2857142874206724,
-                  0.2222219859981822, 0.18183563176347387, 0.15314075348328682,
-                  0.14795738883112214);
+  return z * poly(z, 0.6666666666667282, 0.3999999999609956, 0.28571429406432125,
+                  0.2222213759169071, 0.18186393328270467, 0.15249443160017526,
+                  0.15373988231064253);
 }
 
 /// x = 2^k (1 + f) with 1 + f between sqrt(1/2) and sqrt(2); x is positive and normal.
@@ -304,7 +310,7 @@ NEUROGEN_FN Split<T> split(T x) {
   return {from_bits(bits(F::shifter) + k) - F::shifter, from_bits(fraction + F::sqrt_half) - 1};
 }
 
-/// k ln 2 + log(1 + f) - e, by log(1 + f) = 2 atanh(s); the leading f is added last (fdlibm's order).
+/// k ln 2 + log(1 + f) - e for -0.3 < f <= 0.5, by log(1 + f) = 2 atanh(s); the leading f is added last (fdlibm's order).
 template <class T>
 NEUROGEN_FN T log_of(T k, T f, T e) {
   const T s = f / (2 + f);
@@ -324,25 +330,28 @@ NEUROGEN_FN T log(T x) {
   return select(x > 0, inside, outside);
 }
 
-/// log(1 + x) for -1 < x < infinity, without the sign of zero; NaN for NaN.
 template <class T>
-NEUROGEN_FN T log1p_inside(T x) {
+NEUROGEN_FN T log1p(T x) {
+  const T infinity = from_bits(Format<T>::infinity);
   const T u = 1 + x;
   const T e = ((u - 1) - x) / u;  // what the rounding of u adds to log(u)
   const Split<T> y = split(u);
   const bool exact = y.k == 0;  // then f is x itself, without the rounding of u
-  return log_of(y.k, select(exact, x, y.f), select(exact, T(0), e));
-}
-
-template <class T>
-NEUROGEN_FN T log1p(T x) {
-  const T infinity = from_bits(Format<T>::infinity);
+  const T result = log_of(y.k, select(exact, x, y.f), select(exact, T(0), e));
   const T outside = select(x == -1, -infinity, from_bits(Format<T>::nan));
-  const T inside = select(x < infinity, with_sign(log1p_inside(x), x), x);
-  return select(x > -1, inside, outside);
+  return select(x > -1, select(x < infinity, with_sign(result, x), x), outside);
 }
 
-// ---- Sigmoids -----------------------------------------------------------------------------------
+/// log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)); the last argument is between 1 and 2.
+template <class T>
+NEUROGEN_FN T softplus(T x) {
+  const T e = exp(-abs(x));
+  const bool small = e < T(0.5);
+  const T f = select(small, e, T(0.5) * (e - 1));
+  return select(x > 0, x, T(0)) + log_of(select(small, T(0), T(1)), f, T(0));
+}
+
+// ---- tanh and erf -------------------------------------------------------------------------------
 
 // (tanh(x)/x - 1) / z as a polynomial of z = x^2, |x| <= 0.55
 NEUROGEN_FN float tanh_tail(float z) {
@@ -362,12 +371,6 @@ NEUROGEN_FN T tanh(T x) {
   const T inner = a + a * (z * tanh_tail(z));
   const T outer = 1 - 2 / (exp(2 * a) + 1);
   return with_sign(select(a < T(0.55), inner, outer), x);
-}
-
-/// log(1 + exp(x))
-template <class T>
-NEUROGEN_FN T softplus(T x) {
-  return select(x > 0, x, T(0)) + log1p_inside(exp(-abs(x)));
 }
 
 // erf(x)/x - 1 as a polynomial of z = x^2, |x| <= 1
@@ -437,14 +440,15 @@ NEUROGEN_FN double reduced(double x, double n) {
 template <class T>
 NEUROGEN_FN T sine(T x, Bits<T> quarter) {
   const Rounded<T> n = rounded(x * Format<T>::inv_pio2);
-  const T r = bounded(reduced(x, n.value), T(-1), T(1));  // |x| beyond the range: still no overflow
+  const T r = reduced(x, n.value);
   const T z = r * r;
   const T s = r + r * (z * sin_tail(z));
   const T c = 1 - (T(0.5) * z - z * z * cos_tail(z));
   const Bits<T> quadrant = n.integer + quarter;
   const Bits<T> odd = 0 - (quadrant & 1);  // a mask: 64-bit comparisons are rare in vector units
   const Bits<T> y = (bits(c) & odd) | (bits(s) & ~odd);
-  return from_bits(y ^ ((quadrant & 2) << (Format<T>::width - 2)));
+  const T result = from_bits(y ^ ((quadrant & 2) << (Format<T>::width - 2)));
+  return select(abs(r) <= 1, result, r - r);  // 0 where reduction failed, NaN for an infinite x
 }
 
 template <class T>

@@ -1,0 +1,173 @@
+"""Program -> the generated module `__init__.py`: declarations, prelude, and one eager step."""
+
+from __future__ import annotations
+
+import textwrap
+
+from neurogen.backends.render import render
+from neurogen.backends.torch.printer import Printer, docstring, literal, safe
+from neurogen.backends.torch.surrogates import surrogate_class
+from neurogen.compiler.artefact import Artefact
+from neurogen.compiler.expression import Expression, infix, names
+from neurogen.compiler.model import Model
+from neurogen.compiler.program import DETACH_RESET, Assign, Program
+from neurogen.compiler.surrogates import TABLE
+
+ABI = 1  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
+
+
+def emit(model: Model, program: Program) -> Artefact:
+    """The Python text of a neuron."""
+    spec = model.spec
+    flags = frozenset((*program.flags, DETACH_RESET))
+    like = safe(program.inputs[0])
+    step = Printer(lambda text: f"fn.number({text}, {like})", flags=flags)
+    prelude = Printer(
+        lambda text: f"p.number({text})",
+        lambda name: f"p.{name}",
+        flags=frozenset((*program.flags, *(f.name for f in spec.flags))),
+    )
+    condition = Printer(str, lambda name: f"p.{name}", flags=flags)
+
+    def when(expression: Expression | None) -> str:
+        return "None" if expression is None else f"lambda p: {condition.show(expression)}"
+
+    surrogate_text, surrogate, imports = _surrogate(model)
+    arguments = [
+        {"name": p.name, "type": _type(model, p.name), "default": _default(p.default)}
+        for p in model.parameters if p.name not in ("v_threshold", "v_reset", "dt")
+    ] + [{"name": f.name, "type": "bool", "default": str(f.default)} for f in spec.flags] + [
+        {"name": p.name, "type": _type(model, p.name), "default": _default(p.default)}
+        for p in model.parameters if p.name in ("v_threshold", "v_reset", "dt")
+    ]  # fmt: skip
+    step_names = [
+        *program.inputs, *(s.name for s in program.states), *(c.name for c in program.constants),
+    ]  # fmt: skip
+    signature = [safe(name) for name in step_names] + ["surrogate", DETACH_RESET, *program.flags]
+    return Artefact(
+        "__init__.py",
+        render(
+            "torch",
+            "__init__.py.jinja",
+            {
+                "abi": ABI,
+                "name": spec.name,
+                "digest": spec.digest,
+                "module_doc": docstring(spec.summary or f"The neuron {spec.name}."),
+                "class_doc": _class_doc(model),
+                "surrogate_import": imports,
+                "surrogate_class": surrogate_text,
+                "surrogate": surrogate,
+                "inputs": _tuple(program.inputs),
+                "states": _tuple(s.name for s in program.states),
+                "differentiable": repr(tuple(s.differentiable for s in program.states)),
+                "flags": _tuple(program.flags),
+                "parameter_names": _tuple(
+                    (*(p.name for p in model.parameters), *(w.name for w in spec.learnable))
+                ),
+                "v_reset_may_be_none": str(model.reset in ("auto", "rest")),
+                "constants": [
+                    {
+                        "name": c.name,
+                        "uses": _tuple(sorted(names(c.expression) - set(program.flags))),
+                        "value": prelude.show(c.expression),
+                        "when": "" if c.when is None else f", {when(c.when)}",
+                    }
+                    for c in program.constants
+                ],
+                "initial": [
+                    {"name": s.name, "value": prelude.show(s.initial)} for s in program.states
+                ],
+                "bounds": [
+                    {
+                        "name": p.name,
+                        "text": repr(infix(p.where.expression)),
+                        "holds": prelude.show(p.where.expression),
+                    }
+                    for p in spec.parameters if p.where is not None
+                ],
+                "learnable": [
+                    {
+                        "name": w.name,
+                        "init": prelude.show(w.init.expression),
+                        "options": f'"{w.per}", "{w.transform}", {w.bounds!r}, '
+                        f"{when(dict(model.learnable_when).get(w.name))}",
+                    }
+                    for w in spec.learnable
+                ],
+                "arguments": arguments,
+                "takes_shape": any(w.per != "layer" for w in spec.learnable),
+                "step_arguments": ", ".join(f"{name}: Any" for name in signature),
+                "step_lines": _statements(program.step.body, step),
+                "step_results": ", ".join(step.tensor(e) for _, e in program.step.results),
+            },
+        ),
+    )  # fmt: skip
+
+
+def _statements(body: tuple[Assign, ...], printer: Printer) -> list[str]:
+    lines = [(f"{safe(a.name)} = {printer.tensor(a.expression)}", a.note) for a in body]
+    width = min(max((len(text) for text, _ in lines), default=0), 60)
+    return [f"{text:<{width}}  # {' '.join(note.split())}" for text, note in lines]
+
+
+def _tuple(items: object) -> str:
+    listed = [f'"{item}"' for item in items]  # type: ignore[attr-defined]
+    return f"({', '.join(listed)}{',' if len(listed) == 1 else ''})"
+
+
+def _type(model: Model, name: str) -> str:
+    may_be_none = name == "v_reset" and model.reset in ("auto", "rest")
+    return f"float | torch.Tensor{' | None' if may_be_none else ''}"
+
+
+def _default(value: float) -> str:
+    return literal(value) if value != int(value) else f"{value:.1f}"
+
+
+def _surrogate(model: Model) -> tuple[str, str, str]:
+    """Text of the spec's own surrogate class, how it is constructed, and what to import."""
+    declared = model.spec.surrogate
+    if declared.primitive is not None:
+        class_name = f"{model.spec.name}Surrogate"
+        text = surrogate_class(
+            class_name, f"{class_name}Function".lower(), declared.primitive.expression,
+            declared.parameters, f"The surrogate that the spec {model.spec.name} declares.",
+        )  # fmt: skip
+        return text.rstrip("\n"), f"{class_name}()", "Surrogate"
+    class_name = TABLE[declared.name or "sigmoid"].class_name
+    given = ", ".join(f"{name}={_default(value)}" for name, value in declared.parameters)
+    return "", f"{class_name}({given})", f"{class_name}, Surrogate"
+
+
+def _class_doc(model: Model) -> str:
+    """The class docstring: equations, arguments, and what the author says."""
+    spec = model.spec
+    lines = [spec.summary or f"The neuron {spec.name}.", ""]
+    for group in (spec.let, spec.charge):
+        for item in group:
+            lines.append(f"    {item.name} <- {infix(item.equation.expression)}")
+    for assign in model.fire:
+        if assign.name == "spike":
+            lines.append(f"    spike <- {infix(assign.expression)}")
+    for text in (spec.doc, f"Reference: {spec.reference}" if spec.reference else ""):
+        if text:
+            lines += ["", *textwrap.wrap(" ".join(text.split()), 90)]
+    lines += ["", "Args:"]
+    for parameter in model.parameters:
+        unit = f" [{parameter.unit}]" if parameter.unit else ""
+        where = f" Must satisfy {infix(parameter.where.expression)}." if parameter.where else ""
+        lines.append(f"    {parameter.name}: {parameter.doc or 'Parameter.'}{unit}{where}")
+    for flag in spec.flags:
+        lines.append(f"    {flag.name}: {flag.doc or 'Flag.'}")
+    lines += [
+        "    surrogate_function: Step with a surrogate gradient; default as the spec declares.",
+        "    detach_reset: Whether no gradient flows through the spike inside the reset.",
+        "    step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.",
+        "    backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.",
+        "    store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.",
+    ]
+    for w in spec.learnable:
+        lines += ["", f"Learnable: {w.name} ({w.doc or f'starts at {infix(w.init.expression)}'})"]
+    body = docstring("\n".join(lines))
+    return textwrap.indent(body, "    ").lstrip() + "\n    "

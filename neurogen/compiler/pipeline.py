@@ -1,0 +1,94 @@
+"""START HERE: from the text of a spec to the files of a neuron, one stage a line.
+
+    source     text          -> YAML data that knows its places     source.py
+    spec       YAML data     -> Spec: names, numbers, equations     spec.py, expression.py
+    model      Spec          -> Model: charge, fire, reset          model.py
+    adjoint    Model         -> Program: the step and its transpose adjoint.py, program.py
+    emit       Program       -> text, a file a backend              backends/*/emit.py
+    artefact   text          -> file, if it changed                 artefact.py
+
+Every stage is a pure function over frozen data. This is the only module that knows them all, and the
+place where backends are found: a folder of `neurogen.backends` with an `emit.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from neurogen.compiler.adjoint import build_program
+from neurogen.compiler.artefact import Artefact
+from neurogen.compiler.model import Model, build_model
+from neurogen.compiler.program import Program
+from neurogen.compiler.spec import parse_spec
+from neurogen.errors import Location, Mistake, SpecError
+
+MAX_FILE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled neuron: what it means, and its files relative to the neuron's own folder."""
+
+    model: Model
+    program: Program
+    artefacts: tuple[Artefact, ...]
+
+
+def compile_text(text: str, file: str = "<text>") -> Compiled:
+    """Compile a spec.
+
+    Args:
+        text: The YAML text.
+        file: What messages call it.
+
+    Raises:
+        SpecError: With every mistake of the text.
+    """
+    spec = parse_spec(text, file)
+    model = build_model(spec)
+    program = build_program(model)
+    artefacts = tuple(emit(model, program) for emit in _emitters())
+    return Compiled(model, program, artefacts)
+
+
+def compile_file(path: Path) -> Compiled:
+    """Compile a spec file; see `compile_text`."""
+    return compile_text(read_file(path), str(path))
+
+
+def read_file(path: Path) -> str:
+    """The text of a spec file.
+
+    Raises:
+        SpecError: There is no such file, or it is no UTF-8 text of reasonable size.
+    """
+
+    def fail(message: str, hint: str = "") -> SpecError:
+        return SpecError((Mistake("NG001", message, Location(str(path), 1, 1), "", hint),))
+
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE + 1)
+    except IsADirectoryError:
+        raise fail("is a directory", f"name its files: {path}/*.yaml") from None
+    except OSError as error:
+        raise fail(f"cannot be read: {error.strerror}") from None
+    if len(data) > MAX_FILE:
+        raise fail(f"is larger than {MAX_FILE} bytes; a spec is a few lines")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise fail(f"is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
+
+
+def backends() -> tuple[str, ...]:
+    """The backends with an emitter, in a fixed order."""
+    folder = Path(__file__).parent.parent / "backends"
+    return tuple(sorted(path.parent.name for path in folder.glob("*/emit.py")))
+
+
+def _emitters() -> tuple[Callable[[Model, Program], Artefact], ...]:
+    return tuple(import_module(f"neurogen.backends.{name}.emit").emit for name in backends())

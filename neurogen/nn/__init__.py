@@ -1,0 +1,22 @@
+"""What people build networks with: `functional`, `encoding` and `surrogate`, loaded when asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neurogen.nn import encoding, functional, surrogate
+
+__all__ = ["encoding", "functional", "surrogate"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
