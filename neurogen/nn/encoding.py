@@ -70,7 +70,7 @@ class PoissonEncoder(nn.Module):
         # A half-precision draw has too few values: it would round small probabilities.
         dtype = torch.promote_types(x.dtype, torch.float32)
         draw = torch.rand(
-            *repeats, *x.shape, dtype=dtype, device=x.device, generator=self.generator
+            (*repeats, *x.shape), dtype=dtype, device=x.device, generator=self.generator
         )
         return draw.lt_(x.detach()).to(x.dtype)
 
