@@ -158,7 +158,43 @@ def test_prev_spike_is_a_state_that_carries_on() -> None:
     assert first.state["spike"].tolist() == [1]
     second = Reference(text).run(x[3:], first.state, dtype=F64)
     assert torch.equal(torch.cat([first.outputs, second.outputs]), whole.outputs)
+    assert flat(second.sequences["v"]) == flat(whole.sequences["v"])[3:]
     assert flat(Reference(text).run(x[3:], dtype=F64).sequences["v"])[0] == 0
+    guarded = Reference(IF + "fire: {when: v >= 1, if: prev(spike) < 1}")
+    assert flat(guarded.run(column(1, 1, 0, 1), dtype=F64).outputs) == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("f", [True, False])
+@pytest.mark.parametrize("g", [True, False])
+def test_flags_decide_when_the_neuron_is_made(f: bool, g: bool) -> None:
+    for condition in ("f and g", "f or g", "not f or not (g and f)", "not f"):
+        text = f"name: F\nflags: {{f: true, g: {{default: false}}}}\ncharge: v + (x if {condition} else 0)"
+        run = Reference(text + "\nfire: none\noutput: v", f=f, g=g).run(column(3), dtype=F64)
+        assert run.outputs.item() == (3 if eval(condition) else 0)
+        assert run.decisions == []
+    text = IF + "flags: {f: true, g: false}\nfire: {when: v >= 1, if: x < 3 and f or g}"
+    run = Reference(text, f=f, g=g).run(column(2, 4), dtype=F64)
+    assert flat(run.outputs) == [f or g, g]
+
+
+def test_a_condition_on_the_spike_is_arithmetic() -> None:
+    torch.manual_seed(6)
+    x = torch.randn(9, 5, dtype=F64)
+    found = []
+    for reset in ("hard", "{v: v_reset if spike else v}", "{v: 'where(spike, v_reset, v)'}"):
+        leaf = x.clone().requires_grad_()
+        run = Reference(f"{IF}reset: {reset}").run(leaf, dtype=F64)
+        run.sequences["v"].square().sum().backward()
+        assert leaf.grad is not None
+        found.append((run.sequences["v"], leaf.grad))
+    for v, gradient in found[1:]:
+        assert torch.equal(v, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-13, atol=0)
+
+
+def test_time_step_and_literals_are_double() -> None:
+    run = Reference(IF.replace("+ x", "+ dt * x * 0.1") + "dt: 0.3").run(column(1), dtype=F64)
+    assert run.state["v"].item() == 0.3 * 0.1
 
 
 # ---------------------------------------------------------------- closed forms
@@ -469,6 +505,8 @@ def test_ways_to_say_a_surrogate() -> None:
         ("where(x > 0, sqrt(x), 0)", [(4, 0, -4)], (2, 0, 0), [(0.25, 0, 0)]),
         ("where(x > 0, where(x < 9, log(x), y / (x - x)), y)", [(1, -1), (5, 5)], (0, 5),
          [(1, 0), (0, 1)]),
+        ("where(x > 0, where(y > 0, sqrt(x), x), 2*x)", [(4, -1), (1, 1)], (2, -2),
+         [(0.25, 2), (0, 0)]),
         ("max(sqrt(x), 1)", [(4, 0)], (2, 1), [(0.25, 0)]),
         ("relu(log(x))", [(math.e, 0)], (1, 0), [(1 / math.e, 0)]),
     ],
@@ -613,7 +651,12 @@ def test_every_branch_can_be_forced(
 def test_forcing_asks_for_the_right_number_and_kind() -> None:
     x = torch.zeros(3, 2)
     decisions = Reference(IF).run(x, dtype=F32).decisions
-    for wrong in (decisions[:2], [*decisions, decisions[0]], [d[:1] for d in decisions]):
+    for wrong in (
+        decisions[:2],
+        [*decisions, decisions[0]],
+        [d[:1] for d in decisions],
+        [d.float() for d in decisions],
+    ):
         with pytest.raises(ValueError, match="decision"):
             Reference(IF).run(x, dtype=F32, forced=wrong)
 

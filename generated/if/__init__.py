@@ -51,7 +51,7 @@ class IFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, "178a5f6ab8f95176")
+    kernels = Kernels(__file__, 1)
 
     def __init__(
         self,

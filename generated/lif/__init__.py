@@ -60,7 +60,7 @@ class LIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, "38c0445730f9fd65")
+    kernels = Kernels(__file__, 1)
 
     def __init__(
         self,

@@ -69,7 +69,7 @@ class PLIFNode(Neuron):
         "w": Learnable(lambda p: -torch.log(p.init_tau - 1), "layer", "identity", None, lambda p: p.constrained),
         "tau": Learnable(lambda p: 1 / p.init_tau, "layer", "identity", None, lambda p: not p.constrained),
     }
-    kernels = Kernels(__file__, "7b9048d0f6cd6e37")
+    kernels = Kernels(__file__, 1)
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class RIFNode(Neuron):
     learnable = {
         "w": Learnable(lambda p: p.init_w, "layer", "identity", None, None),
     }
-    kernels = Kernels(__file__, "803e778af8c364dc")
+    kernels = Kernels(__file__, 1)
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ class SquareIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, "1978db29617f4053")
+    kernels = Kernels(__file__, 1)
 
     def __init__(
         self,

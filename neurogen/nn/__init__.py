@@ -1,4 +1,4 @@
-"""What people build networks with: `functional`, `encoding` and `surrogate`, loaded when asked for."""
+"""What people build networks with; each module is loaded when it is first asked for."""
 
 from __future__ import annotations
 

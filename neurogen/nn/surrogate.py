@@ -1,4 +1,7 @@
 """The surrogates of `neurogen.runtime.surrogate`, under the name that networks import."""
 
-from neurogen.runtime.surrogate import *  # noqa: F403
-from neurogen.runtime.surrogate import __all__ as __all__
+from neurogen.runtime.surrogate import Surrogate, table
+from neurogen.runtime.surrogate.table import *  # noqa: F403
+
+__all__ = ["Surrogate"]
+__all__ += table.__all__

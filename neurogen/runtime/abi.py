@@ -56,10 +56,15 @@ class Learnable:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The source text of a neuron's kernels, in files beside the generated module or in memory."""
+    """The source text of a neuron's kernels, in files beside the generated module or in memory.
+
+    Attributes:
+        module: `__file__` of the generated module.
+        states: How many states the kernels carry.
+    """
 
     module: str
-    digest: str
+    states: int
     texts: tuple[tuple[str, str], ...] = ()
 
     def text(self, file: str) -> str:

@@ -60,6 +60,7 @@ def emit(model: Model, program: Program) -> Artefact:
                 "surrogate": surrogate,
                 "inputs": _tuple(program.inputs),
                 "states": _tuple(s.name for s in program.states),
+                "state_count": len(program.states),
                 "differentiable": repr(tuple(s.differentiable for s in program.states)),
                 "flags": _tuple(program.flags),
                 "parameter_names": _tuple(

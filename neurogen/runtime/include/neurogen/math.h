@@ -1,25 +1,23 @@
-// The functions that the equations of a neuron may use, with the same bits from a C++17 compiler in
-// scalar code, in vector lanes and in the rest of a loop, and from NVRTC on any GPU.
+// The functions that the equations of a neuron may use, with the same bits from a C++17 compiler
+// (in scalar code, in vector lanes, in the rest of a loop) and from NVRTC on any GPU.
 //
-// How: only + - * / sqrt, comparisons, selections and operations on bits, each of which IEEE 754
-// rounds in one way; no libm, no table, no branch, so that loops over these functions vectorise.
-// What the compiler must not do: contract a*b + c or trust finite mathematics. Hence
-//     C++    -ffp-contract=off                     (also -fno-math-errno -fno-trapping-math for speed)
-//     NVRTC  --fmad=false                          (and not --use_fast_math, --ftz, --prec-div=false)
+// How: nothing but + - * / sqrt, comparisons, selections and operations on bits, each of which IEEE
+// 754 rounds in one way. No libm, no table, no branch: loops over these functions vectorise. The
+// compiler must not contract a*b + c nor trust in finite mathematics; pass it
+//     C++    -ffp-contract=off -fno-math-errno -fno-trapping-math   (the last two for speed)
+//     NVRTC  --fmad=false                  (and not --use_fast_math, --ftz or --prec-div=false)
 //
-// function        method                                                  max ulp  float   double
 // @TABLE@
-// abs sign minimum maximum clip relu floor round select: exact; sqrt: correctly rounded.
 //
-// Measured @HOW@
-// An ulp is that of the exact result, and subnormal results are no exception.
+// Half a ulp, that is rounded correctly: sqrt. Exact: abs, sign, floor, round, minimum, maximum,
+// clip, relu, select.
 //
-// Outside the table: sin and cos of |x| > 1e6 have no correct digit in general, but lie in [-1, 1].
-// NaN in, NaN out (which NaN, is left open); a zero keeps its sign through odd functions, sign()
-// excepted (+0, as in torch). minimum, maximum and clip propagate NaN; of equals the first one wins.
+// NaN in, NaN out (which NaN, is left open). A zero keeps its sign through odd functions; sign() of
+// it is +0. minimum, maximum and clip propagate NaN; of equal arguments the first one wins.
+// sin and cos are for |x| <= 1e6; beyond, they lie in [-1, 1] and mean nothing.
 //
-// The coefficients are minimax fits of our own: Remez exchange at 50 digits, the leading ones rounded
-// to the format before the rest was fitted.
+// Coefficients: our own minimax fits (Remez exchange at 50 digits; leading coefficients rounded to
+// the format before the others were fitted).
 
 #pragma once
 
@@ -35,26 +33,24 @@
 
 namespace neurogen {
 
-// ---- Number formats: bits, and constants that depend on the precision ----------------------------
+// ---- Number formats -----------------------------------------------------------------------------
 
-template <class T>
-struct Format;
+template <class T> struct Format;
 
 template <>
 struct Format<float> {
   using Bits = unsigned int;
   static constexpr int width = 32, mantissa = 23;
   static constexpr Bits bias = 127, sign = 0x80000000u, upper_half = 0xfffff000u;
-  static constexpr Bits one = 0x3f800000u, sqrt_half = 0x3f3504f3u;
-  static constexpr Bits infinity = 0x7f800000u, nan = 0x7fc00000u;
+  static constexpr Bits infinity = 0x7f800000u, nan = 0x7fc00000u, sqrt_half = 0x3f3504f3u;
   static constexpr float integer = 8388608.0f;   // 2^23: all floats from here on are integers
   static constexpr float shifter = 12582912.0f;  // 1.5 * 2^23, see Rounded
   static constexpr float min_normal = 1.17549435e-38f;
   static constexpr float inv_ln2 = 1.44269504f, ln2_hi = 0.693145752f, ln2_lo = 1.42860677e-6f;
   static constexpr float inv_pio2 = 0.636619772f, pio2_hi = 1.57079633f, pio2_lo = -4.37113883e-8f;
-  static constexpr float exp_min = -104.0f, exp_max = 89.0f;  // to 0 and to infinity
-  static constexpr float negligible = 20.0f;                   // exp(-20) is, beside 1
-  static constexpr float gauss_max = 10.25f;                  // to 0
+  static constexpr float exp_min = -104.0f, exp_max = 89.0f;  // outside: 0, infinity
+  static constexpr float gauss_max = 10.25f;                  // above, exp(-x^2) is 0
+  static constexpr float negligible = 20.0f;                  // above, 1 + exp(-x) is 1
 };
 
 template <>
@@ -62,8 +58,8 @@ struct Format<double> {
   using Bits = unsigned long long;
   static constexpr int width = 64, mantissa = 52;
   static constexpr Bits bias = 1023, sign = 0x8000000000000000u, upper_half = 0xfffffffff8000000u;
-  static constexpr Bits one = 0x3ff0000000000000u, sqrt_half = 0x3fe6a09e667f3bcdu;
   static constexpr Bits infinity = 0x7ff0000000000000u, nan = 0x7ff8000000000000u;
+  static constexpr Bits sqrt_half = 0x3fe6a09e667f3bcdu;
   static constexpr double integer = 4503599627370496.0;
   static constexpr double shifter = 6755399441055744.0;
   static constexpr double min_normal = 2.2250738585072014e-308;
@@ -72,43 +68,32 @@ struct Format<double> {
   static constexpr double inv_pio2 = 0.6366197723675814;
   static constexpr double pio2_hi = 1.5707963267948966, pio2_lo = 6.123233995736766e-17;
   static constexpr double exp_min = -746.0, exp_max = 710.0;
-  static constexpr double negligible = 40.0;
   static constexpr double gauss_max = 27.375;
+  static constexpr double negligible = 40.0;
 };
 
-template <class T>
-using Bits = typename Format<T>::Bits;
+template <class T> using Bits = typename Format<T>::Bits;
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 NEUROGEN_FN unsigned int bits(float x) { return __float_as_uint(x); }
-NEUROGEN_FN unsigned long long bits(double x) {
-  return static_cast<unsigned long long>(__double_as_longlong(x));
-}
+NEUROGEN_FN unsigned long long bits(double x) { return __double_as_longlong(x); }
 NEUROGEN_FN float from_bits(unsigned int b) { return __uint_as_float(b); }
-NEUROGEN_FN double from_bits(unsigned long long b) {
-  return __longlong_as_double(static_cast<long long>(b));
-}
+NEUROGEN_FN double from_bits(unsigned long long b) { return __longlong_as_double(b); }
 NEUROGEN_FN float sqrt(float x) { return __fsqrt_rn(x); }
 NEUROGEN_FN double sqrt(double x) { return __dsqrt_rn(x); }
 
-template <class T>
-NEUROGEN_FN T select(bool condition, T a, T b) {
-  return condition ? a : b;
-}
+template <class T> NEUROGEN_FN T select(bool condition, T a, T b) { return condition ? a : b; }
 #else
 NEUROGEN_FN unsigned int bits(float x) { return __builtin_bit_cast(unsigned int, x); }
-NEUROGEN_FN unsigned long long bits(double x) {
-  return __builtin_bit_cast(unsigned long long, x);
-}
+NEUROGEN_FN unsigned long long bits(double x) { return __builtin_bit_cast(unsigned long long, x); }
 NEUROGEN_FN float from_bits(unsigned int b) { return __builtin_bit_cast(float, b); }
 NEUROGEN_FN double from_bits(unsigned long long b) { return __builtin_bit_cast(double, b); }
 NEUROGEN_FN float sqrt(float x) { return __builtin_sqrtf(x); }
 NEUROGEN_FN double sqrt(double x) { return __builtin_sqrt(x); }
 
-// From ?: gcc would make a branch first, and move copies of what follows into it, before it comes
-// to vectorise; it turns the mask into a selection.
-template <class T>
-NEUROGEN_FN T select(bool condition, T a, T b) {
+// A mask, because gcc makes branches of ?: and specialises what follows for each of them before it
+// comes to vectorise.
+template <class T> NEUROGEN_FN T select(bool condition, T a, T b) {
   const Bits<T> mask = 0 - static_cast<Bits<T>>(condition);
   return from_bits((bits(a) & mask) | (bits(b) & ~mask));
 }
@@ -116,92 +101,64 @@ NEUROGEN_FN T select(bool condition, T a, T b) {
 
 // ---- Exact functions ----------------------------------------------------------------------------
 
-template <class T>
-NEUROGEN_FN T abs(T x) {
-  return from_bits(bits(x) & ~Format<T>::sign);
-}
+template <class T> NEUROGEN_FN T abs(T x) { return from_bits(bits(x) & ~Format<T>::sign); }
 
 /// |y| with the sign of x, that of a zero included.
-template <class T>
-NEUROGEN_FN T with_sign(T y, T x) {
+template <class T> NEUROGEN_FN T with_sign(T y, T x) {
   return from_bits((bits(y) & ~Format<T>::sign) | (bits(x) & Format<T>::sign));
 }
 
-template <class T>
-NEUROGEN_FN T sign(T x) {
+template <class T> NEUROGEN_FN T sign(T x) {
   return select(x > 0, T(1), select(x < 0, T(-1), select(x == 0, T(0), x)));
 }
 
-template <class T>
-NEUROGEN_FN T minimum(T a, T b) {
+template <class T> NEUROGEN_FN T minimum(T a, T b) {
   return select((b < a) | (b != b), b, a);  // a NaN in a fails both comparisons and stays
 }
 
-template <class T>
-NEUROGEN_FN T maximum(T a, T b) {
-  return select((a < b) | (b != b), b, a);
-}
+template <class T> NEUROGEN_FN T maximum(T a, T b) { return select((a < b) | (b != b), b, a); }
 
-template <class T>
-NEUROGEN_FN T clip(T x, T lo, T hi) {
-  return minimum(maximum(x, lo), hi);
-}
+template <class T> NEUROGEN_FN T clip(T x, T lo, T hi) { return minimum(maximum(x, lo), hi); }
 
-template <class T>
-NEUROGEN_FN T relu(T x) {
-  return select(x < 0, T(0), x);
-}
+template <class T> NEUROGEN_FN T relu(T x) { return select(x < 0, T(0), x); }
 
 /// To the nearest integer, ties to even.
-template <class T>
-NEUROGEN_FN T round(T x) {
+template <class T> NEUROGEN_FN T round(T x) {
   const T a = abs(x);
   const T nearest = (a + Format<T>::integer) - Format<T>::integer;  // no digit below 1 survives
   return select(a < Format<T>::integer, with_sign(nearest, x), x);
 }
 
-template <class T>
-NEUROGEN_FN T floor(T x) {
+template <class T> NEUROGEN_FN T floor(T x) {
   const T nearest = round(x);
   return with_sign(select(nearest > x, nearest - 1, nearest), x);
 }
 
 // ---- Tools --------------------------------------------------------------------------------------
 
-/// c0 + c1 x + c2 x^2 + ..., by pairs of terms: half as long a chain of operations as Horner's rule.
-template <class T>
-NEUROGEN_FN T paired(T, T, T c) {
-  return c;
-}
-template <class T>
-NEUROGEN_FN T paired(T x, T, T c, T d) {
-  return c + x * d;
-}
-template <class T, class... Rest>
-NEUROGEN_FN T paired(T x, T xx, T c, T d, Rest... rest) {
+/// c0 + c1 x + c2 x^2 + ..., by pairs of terms: a chain half as long as that of Horner's rule.
+template <class T> NEUROGEN_FN T paired(T, T, T c) { return c; }
+template <class T> NEUROGEN_FN T paired(T x, T, T c, T d) { return c + x * d; }
+template <class T, class... Rest> NEUROGEN_FN T paired(T x, T xx, T c, T d, Rest... rest) {
   return (c + x * d) + xx * paired(x, xx, rest...);
 }
-template <class T, class... Coefficients>
-NEUROGEN_FN T poly(T x, Coefficients... c) {
+template <class T, class... Coefficients> NEUROGEN_FN T poly(T x, Coefficients... c) {
   return paired(x, x * x, c...);
 }
 
 /// The integer nearest to x, as a number and, in the low bits, as an integer modulo 2^width.
 /// Adding 1.5 * 2^mantissa leaves no room for a fraction and puts the integer in the last bits.
-template <class T>
-struct Rounded {
+template <class T> struct Rounded {
   T value;
   Bits<T> integer;
 };
-template <class T>
-NEUROGEN_FN Rounded<T> rounded(T x) {
+template <class T> NEUROGEN_FN Rounded<T> rounded(T x) {
   const T t = x + Format<T>::shifter;
   return {t - Format<T>::shifter, bits(t) - bits(Format<T>::shifter)};
 }
 
-/// x * 2^n in two steps, the first exact: overflow and gradual underflow round once, as they should.
-template <class T>
-NEUROGEN_FN T scaled(T x, Bits<T> n) {
+/// x * 2^n in two steps, the first exact: overflow and underflow round once, as they should.
+template <class T> NEUROGEN_FN T scaled(T x, Bits<T> n) {
   const Bits<T> exponents = n + 2 * Format<T>::bias;
   const Bits<T> half = exponents >> 1;
   return x * from_bits(half << Format<T>::mantissa)
@@ -222,38 +179,33 @@ NEUROGEN_FN double exp_tail(double r) {
 }
 
 /// exp(a - b), where b may be too small to change a; a constant b = 0 compiles to nothing.
-template <class T>
-NEUROGEN_FN T exp_difference(T a, T b) {
+template <class T> NEUROGEN_FN T exp_difference(T a, T b) {
   const Rounded<T> n = rounded((a - b) * Format<T>::inv_ln2);
   const T r = ((a - n.value * Format<T>::ln2_hi) - b) - n.value * Format<T>::ln2_lo;
   return scaled(1 + (r + r * r * exp_tail(r)), n.integer);
 }
 
-template <class T>
-NEUROGEN_FN T exp(T x) {
+template <class T> NEUROGEN_FN T exp(T x) {
   using F = Format<T>;
   const T y = select(x < F::exp_min, T(0), exp_difference(x, T(0)));
   return select(x > F::exp_max, from_bits(F::infinity), y);
 }
 
-/// exp(-x^2). The square is split into an exact part and a rest, for exp would turn its relative
-/// rounding error into one that is x^2 times as large.
-template <class T>
-NEUROGEN_FN T gaussian(T x) {
+/// exp(-x^2), with the square in an exact part and a rest: exp would multiply the relative error of
+/// a rounded one by x^2.
+template <class T> NEUROGEN_FN T gaussian(T x) {
   const T h = from_bits(bits(x) & Format<T>::upper_half);
   const T y = exp_difference(-(h * h), (x - h) * (x + h));
   return select(abs(x) > Format<T>::gauss_max, T(0), y);
 }
 
-/// exp(v) + c for c = 1 or -1, as 2^n value: rounded once, though its terms may cancel or dwarf one
-/// another.
-template <class T>
-struct Shifted {
+/// exp(v) + c for c = 1 or -1, as 2^n value: hardly more than the last sum is rounded, though the
+/// terms may cancel.
+template <class T> struct Shifted {
   T value;
   Bits<T> n;
 };
-template <class T>
-NEUROGEN_FN Shifted<T> exp_plus(T v, T c) {
+template <class T> NEUROGEN_FN Shifted<T> exp_plus(T v, T c) {
   const Rounded<T> n = rounded(v * Format<T>::inv_ln2);
   const T hi = v - n.value * Format<T>::ln2_hi;
   const T lo = n.value * Format<T>::ln2_lo;
@@ -267,8 +219,7 @@ NEUROGEN_FN Shifted<T> exp_plus(T v, T c) {
   return {sum + (lost + tail), n.integer};
 }
 
-template <class T>
-NEUROGEN_FN T expm1(T x) {
+template <class T> NEUROGEN_FN T expm1(T x) {
   using F = Format<T>;
   const Shifted<T> e = exp_plus(x, T(-1));
   const T y = select(x < -F::negligible, T(-1), with_sign(scaled(e.value, e.n), x));
@@ -276,8 +227,7 @@ NEUROGEN_FN T expm1(T x) {
 }
 
 /// 1 / (1 + exp(-x)), with 2^n outside the quotient, where it cannot overflow.
-template <class T>
-NEUROGEN_FN T sigmoid(T x) {
+template <class T> NEUROGEN_FN T sigmoid(T x) {
   using F = Format<T>;
   const Shifted<T> e = exp_plus(-x, T(1));
   const T y = select(x < F::exp_min, T(0), scaled(1 / e.value, 0 - e.n));
@@ -297,30 +247,27 @@ NEUROGEN_FN double log_tail(double z) {
 }
 
 /// x = 2^k (1 + f) with 1 + f between sqrt(1/2) and sqrt(2); x is positive and normal.
-template <class T>
-struct Split {
+template <class T> struct Split {
   T k, f;
 };
-template <class T>
-NEUROGEN_FN Split<T> split(T x) {
+template <class T> NEUROGEN_FN Split<T> split(T x) {
   using F = Format<T>;
-  const Bits<T> b = bits(x) + (F::one - F::sqrt_half);
+  const Bits<T> b = bits(x) + (bits(T(1)) - F::sqrt_half);
   const Bits<T> k = (b >> F::mantissa) - F::bias;
   const Bits<T> fraction = b & ((Bits<T>(1) << F::mantissa) - 1);
   return {from_bits(bits(F::shifter) + k) - F::shifter, from_bits(fraction + F::sqrt_half) - 1};
 }
 
-/// k ln 2 + log(1 + f) - e for -0.3 < f <= 0.5, by log(1 + f) = 2 atanh(s); the leading f is added last (fdlibm's order).
-template <class T>
-NEUROGEN_FN T log_of(T k, T f, T e) {
+/// k ln 2 + log(1 + f) - e for -0.3 < f <= 0.5, by log(1 + f) = 2 atanh(s). As in fdlibm, this is
+/// written so that the leading term, f, is added last.
+template <class T> NEUROGEN_FN T log_of(T k, T f, T e) {
   const T s = f / (2 + f);
   const T h = T(0.5) * f * f;
   const T rest = s * (h + log_tail(s * s)) + (k * Format<T>::ln2_lo - e);
   return k * Format<T>::ln2_hi - ((h - rest) - f);
 }
 
-template <class T>
-NEUROGEN_FN T log(T x) {
+template <class T> NEUROGEN_FN T log(T x) {
   using F = Format<T>;
   const bool small = x < F::min_normal;
   const Split<T> y = split(select(small, x * F::integer, x));
@@ -330,8 +277,7 @@ NEUROGEN_FN T log(T x) {
   return select(x > 0, inside, outside);
 }
 
-template <class T>
-NEUROGEN_FN T log1p(T x) {
+template <class T> NEUROGEN_FN T log1p(T x) {
   const T infinity = from_bits(Format<T>::infinity);
   const T u = 1 + x;
   const T e = ((u - 1) - x) / u;  // what the rounding of u adds to log(u)
@@ -343,8 +289,7 @@ NEUROGEN_FN T log1p(T x) {
 }
 
 /// log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)); the last argument is between 1 and 2.
-template <class T>
-NEUROGEN_FN T softplus(T x) {
+template <class T> NEUROGEN_FN T softplus(T x) {
   const T e = exp(-abs(x));
   const bool small = e < T(0.5);
   const T f = select(small, e, T(0.5) * (e - 1));
@@ -364,8 +309,7 @@ NEUROGEN_FN double tanh_tail(double z) {
               5.182667103253413e-05);
 }
 
-template <class T>
-NEUROGEN_FN T tanh(T x) {
+template <class T> NEUROGEN_FN T tanh(T x) {
   const T a = abs(x);
   const T z = a * a;
   const T inner = a + a * (z * tanh_tail(z));
@@ -397,8 +341,7 @@ NEUROGEN_FN double erfcx(double x) {
               -0.337111181459007, 0.1655262796904284, -0.029515184753961966);
 }
 
-template <class T>
-NEUROGEN_FN T erf(T x) {
+template <class T> NEUROGEN_FN T erf(T x) {
   const T a = abs(x);
   const T z = a * a;
   const T inner = a + a * erf_tail(z);
@@ -411,7 +354,7 @@ NEUROGEN_FN T erf(T x) {
 // (sin(r)/r - 1) / z and (cos(r) - 1 + z/2) / z^2 as polynomials of z = r^2, |r| <= 0.86 in float
 // (where the quadrant of a large x is not always the nearest one) and 0.786 in double
 NEUROGEN_FN float sin_tail(float z) { return poly(z, -0.16666648f, 0.008331725f, -0.00019457846f); }
-NEUROGEN_FN float cos_tail(float z) { return poly(z, 0.041666634f, -0.0013886766f, 2.4371722e-05f); }
+NEUROGEN_FN float cos_tail(float z) { return poly(z, 0.041666634f, -0.0013886766f, 2.4371722e-5f); }
 NEUROGEN_FN double sin_tail(double z) {
   return poly(z, -0.16666666666666638, 0.008333333333323433, -0.00019841269830406092,
               2.7557313848534116e-06, -2.505077680029456e-08, 1.5897617066487496e-10);
@@ -421,14 +364,14 @@ NEUROGEN_FN double cos_tail(double z) {
               -2.755731467712457e-07, 2.0875762947793017e-09, -1.1361516943581177e-11);
 }
 
-// x - n pi/2. pi/2 in parts of 33 bits: their products with n are exact while |n| < 2^20.
+// x - n pi/2, with pi/2 in parts of 33 bits, whose products with n are exact while |n| < 2^20. The
+// float one needs a few operations in double: exact products of floats would take many more parts.
 NEUROGEN_FN float reduced(float x, float n) {
-  const double r = x - n * 1.5707963267341256;  // 33 bits, in double: float products would round
-  return static_cast<float>(r - n * 6.077100506506192e-11);
+  return static_cast<float>((x - n * 1.5707963267341256) - n * 6.077100506506192e-11);
 }
 NEUROGEN_FN double reduced(double x, double n) {
   const double head = x - n * 1.5707963267341256;  // exact
-  // x near a multiple of pi/2 cancels up to here, so two differences keep their rounding error
+  // next to a multiple of pi/2 all of this cancels, so two differences keep their rounding errors
   const double p = n * 6.077100506303966e-11, r = head - p;
   const double v = r - head, r_error = (head - (r - v)) - (p + v);
   const double q = n * 2.0222662487111665e-21, s = r - q;
@@ -437,8 +380,7 @@ NEUROGEN_FN double reduced(double x, double n) {
 }
 
 /// sin(x + quarter pi/2)
-template <class T>
-NEUROGEN_FN T sine(T x, Bits<T> quarter) {
+template <class T> NEUROGEN_FN T sine(T x, Bits<T> quarter) {
   const Rounded<T> n = rounded(x * Format<T>::inv_pio2);
   const T r = reduced(x, n.value);
   const T z = r * r;
@@ -451,15 +393,10 @@ NEUROGEN_FN T sine(T x, Bits<T> quarter) {
   return select(abs(r) <= 1, result, r - r);  // 0 where reduction failed, NaN for an infinite x
 }
 
-template <class T>
-NEUROGEN_FN T sin(T x) {
-  return select(x == 0, x, sine(x, Bits<T>(0)));  // for the sign of zero
-}
+// select() is for the sign of a zero
+template <class T> NEUROGEN_FN T sin(T x) { return select(x == 0, x, sine(x, Bits<T>(0))); }
 
-template <class T>
-NEUROGEN_FN T cos(T x) {
-  return sine(x, Bits<T>(1));
-}
+template <class T> NEUROGEN_FN T cos(T x) { return sine(x, Bits<T>(1)); }
 
 // (atan(t)/t - 1) / z as a polynomial of z = t^2, |t| <= 0.66
 NEUROGEN_FN float atan_tail(float z) {
@@ -475,8 +412,7 @@ NEUROGEN_FN double atan_tail(double z) {
 }
 
 /// atan(a) = base + atan(t): base 0, pi/4, pi/2 with t = a, (a - 1)/(a + 1), -1/a (as in Cephes)
-template <class T>
-NEUROGEN_FN T atan(T x) {
+template <class T> NEUROGEN_FN T atan(T x) {
   const T a = abs(x);
   const bool middle = a > T(0.66), outer = a > T(2.414213562373095);
   const T above = select(outer, T(-1), select(middle, a - 1, a));
