@@ -84,6 +84,18 @@ def read_file(path: Path) -> str:
         raise fail(f"is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
 
 
+def files(compiled: Compiled, only: tuple[str, ...]) -> tuple[Artefact, ...]:
+    """The files of some backends, in the order of `backends()`."""
+    pairs = zip(backends(), compiled.artefacts, strict=True)
+    return tuple(artefact for name, artefact in pairs if name in only)
+
+
+def surrogate_table() -> Artefact:
+    """The rendered table of surrogates, relative to the package."""
+    artefact: Artefact = import_module("neurogen.backends.torch.surrogates").surrogate_table()
+    return artefact
+
+
 def backends() -> tuple[str, ...]:
     """The backends with an emitter, in a fixed order."""
     folder = Path(__file__).parent.parent / "backends"

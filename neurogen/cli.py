@@ -1,0 +1,114 @@
+"""The command line: arguments, tables, exit codes.
+
+Exit 0: fine. 1: a spec is wrong, or a file is stale. 2: wrong usage. Whatever a command needs is
+imported inside it, so that `neurogen --help` is instant and `neurogen build` never loads torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from neurogen import __version__
+
+if TYPE_CHECKING:
+    from neurogen.compiler.pipeline import Compiled
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="neurogen")
+def main() -> None:
+    """Write the equation, get the neuron."""
+
+
+@main.command()
+@click.argument("specs", nargs=-1, type=click.Path(path_type=Path), metavar="SPEC...")
+@click.option("-o", "--out", "out", type=click.Path(file_okay=False, path_type=Path),
+              default=Path("generated"), show_default=True, help="Output folder.")
+@click.option("--backend", "only", multiple=True, metavar="NAME",
+              help="Write the files of these backends only (torch, cpp, cupy); may be repeated.")
+@click.option("--check", is_flag=True, help="Write nothing; show what is stale and exit 1.")
+@click.option("--force", is_flag=True, help="Write files that are fresh, too.")
+@click.option("--surrogates", is_flag=True, help="Also the table of surrogates in this package.")
+def build(
+    specs: tuple[Path, ...], out: Path, only: tuple[str, ...], check: bool, force: bool,
+    surrogates: bool,
+) -> None:  # fmt: skip
+    """Generate OUT/<stem>/{__init__.py, kernels.cpp, kernels.cu} from each SPEC."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from neurogen.compiler import pipeline
+    from neurogen.errors import SpecError
+
+    if not specs and not surrogates:
+        raise click.UsageError("name at least one SPEC, e.g. neurogen build specs/lif.yaml")
+    known = pipeline.backends()
+    for name in only:
+        if name not in known:
+            raise click.UsageError(f"unknown backend '{name}'; backends are {', '.join(known)}")
+    stems = [spec.stem for spec in specs]
+    for stem in stems:
+        if not stem.isidentifier():
+            raise click.UsageError(f"'{stem}' is not a module name; rename the spec file")
+        if stems.count(stem) > 1:
+            raise click.UsageError(f"two specs are called '{stem}'; their output would collide")
+    console, failures = Console(stderr=True, soft_wrap=True), 0
+    built: list[tuple[Path, Compiled]] = []
+    with Progress(console=console, transient=True, disable=len(specs) < 2) as progress:
+        for spec in progress.track(specs, description="compiling"):
+            try:
+                built.append((spec, pipeline.compile_file(spec)))
+            except SpecError as error:
+                failures += 1
+                console.print(str(error), highlight=False, markup=False)
+    folders = {
+        out / spec.stem: pipeline.files(compiled, only or known) for spec, compiled in built
+    }
+    if surrogates:
+        folders[Path(__file__).parent] = (pipeline.surrogate_table(),)
+    if check:
+        failures += _check(folders, [*map(str, specs)], out)
+    elif not failures:
+        try:
+            for folder, artefacts in folders.items():
+                for artefact in artefacts:
+                    artefact.write(folder, force=force)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
+    if built and not failures:
+        _summary(built)
+    sys.exit(1 if failures else 0)
+
+
+def _check(folders: dict, specs: list[str], out: Path) -> int:  # type: ignore[type-arg]
+    """Print a diff of every stale file, and the command that mends them."""
+    stale = 0
+    for folder, artefacts in folders.items():
+        for artefact in artefacts:
+            if not artefact.is_fresh(folder):
+                stale += 1
+                click.echo(artefact.diff(folder), nl=False)
+    if stale:
+        target = "" if out == Path("generated") else f" -o {out}"
+        click.echo(f"{stale} file{'s are' if stale > 1 else ' is'} stale; run: "
+                   f"neurogen build{target} {' '.join(specs)}", err=True)  # fmt: skip
+    return stale
+
+
+def _summary(built: list[tuple[Path, Compiled]]) -> None:
+    """A table of what was derived."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from neurogen.compiler.report import Report
+
+    table = Table(title="derived")
+    for column, justify in Report.COLUMNS:
+        table.add_column(column, justify=justify)
+    for _, compiled in built:
+        table.add_row(*Report.of(compiled.model, compiled.program).row)
+    Console(soft_wrap=False).print(table)

@@ -1,0 +1,79 @@
+"""A spec as a class, in memory: nothing is written but the user's compile cache.
+
+In: a path, or text. Out: the generated class. The same text gives the same class object, so that
+instances can be compared, copied and pickled within a process.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from neurogen.compiler.pipeline import Compiled, compile_text, read_file
+
+if TYPE_CHECKING:
+    from neurogen.runtime.neuron import Neuron
+
+
+def load(spec: str | Path) -> type[Neuron]:
+    """The neuron of a spec file.
+
+    Args:
+        spec: Path of a YAML file, or the bare name of a neuron that comes with neurogen (`"lif"`).
+
+    Raises:
+        SpecError: The file cannot be read, or the spec is wrong; says where.
+    """
+    path = Path(spec)
+    if isinstance(spec, str) and re.fullmatch(r"\w+", spec) and not path.exists():
+        path = zoo() / f"{spec}.yaml"
+    return load_text(read_file(path), str(path))
+
+
+def load_text(text: str, file: str = "<text>") -> type[Neuron]:
+    """The neuron of a spec's text.
+
+    Args:
+        text: YAML.
+        file: What messages call it.
+
+    Raises:
+        SpecError: The spec is wrong; says where.
+    """
+    return _load(text, file)
+
+
+def zoo() -> Path:
+    """The folder of the specs that come with neurogen."""
+    installed = Path(__file__).parent / "specs"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "specs"
+
+
+@cache
+def _load(text: str, file: str) -> type[Neuron]:
+    compiled = compile_text(text, file)
+    module = _module(compiled)
+    neuron: type[Neuron] = getattr(module, f"{compiled.model.spec.name}Node")
+    return neuron
+
+
+def _module(compiled: Compiled) -> ModuleType:
+    """Execute the generated module; its kernels stay in memory."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    spec = compiled.model.spec
+    name = f"neurogen.loaded.{spec.name}_{spec.digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    texts = {artefact.path: artefact.text for artefact in compiled.artefacts}
+    module: Any = ModuleType(name)
+    module.__file__ = f"<{spec.name}>"
+    exec(compile(texts.pop("__init__.py"), module.__file__, "exec"), module.__dict__)  # noqa: S102
+    neuron = getattr(module, f"{spec.name}Node")
+    neuron.kernels = replace(neuron.kernels, texts=tuple(sorted(texts.items())))
+    sys.modules[name] = module
+    return module
