@@ -3,7 +3,7 @@
 // Leaky integrate-and-fire.
 //
 // Per neuron and step: 11 operations forward, 29 backward.
-// Macros: IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_decay_input, FLAG_hard_reset.
+// Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_decay_input, FLAG_hard_reset.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
 
@@ -99,6 +99,7 @@ struct Backward {
   void* v_reset_grad_;
 };
 
+#if !BACKWARD
 template <bool uniform>
 void forward_block(const Forward& a_, const int64_t first_, const int64_t lanes_) {
   alignas(64) real v_lanes_[LANES];
@@ -130,6 +131,21 @@ void forward_block(const Forward& a_, const int64_t first_, const int64_t lanes_
   neurogen::write_block(neurogen::offset(a_.v_final_, first_), v_lanes_, lanes_);
 }
 
+}  // namespace
+
+extern "C" void forward(const Forward* const a_) {
+  const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
+#pragma omp parallel for schedule(static) num_threads(int(a_->threads_)) if (a_->threads_ > 1)
+  for (int64_t block_ = 0; block_ < blocks_; ++block_) {
+    const int64_t first_ = block_ * LANES;
+    const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
+    a_->uniform_ ? forward_block<true>(*a_, first_, lanes_) : forward_block<false>(*a_, first_, lanes_);
+  }
+}
+
+#else  // BACKWARD
+
+namespace {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
@@ -192,16 +208,6 @@ void backward_block(const Backward& a_, const int64_t first_, const int64_t lane
 }
 }  // namespace
 
-extern "C" void forward(const Forward* const a_) {
-  const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
-#pragma omp parallel for schedule(static) num_threads(int(a_->threads_)) if (a_->threads_ > 1)
-  for (int64_t block_ = 0; block_ < blocks_; ++block_) {
-    const int64_t first_ = block_ * LANES;
-    const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
-    a_->uniform_ ? forward_block<true>(*a_, first_, lanes_) : forward_block<false>(*a_, first_, lanes_);
-  }
-}
-
 extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
@@ -228,3 +234,4 @@ static void sum(const neurogen::Sum<Share, real>& a_, const int64_t threads_) {
 }
 extern "C" void sum_blocks(const neurogen::Sum<double, real>* const a_, const int64_t threads_) { sum(*a_, threads_); }
 extern "C" void sum_neurons(const neurogen::Sum<real, real>* const a_, const int64_t threads_) { sum(*a_, threads_); }
+#endif

@@ -3,7 +3,7 @@
 // Recurrent integrate-and-fire; the membrane feeds back on itself with a learnt weight.
 //
 // Per neuron and step: 11 operations forward, 23 backward.
-// Macros: IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_hard_reset,
+// Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_hard_reset,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -98,6 +98,7 @@ struct Backward {
 };
 }  // namespace
 
+#if !BACKWARD
 // One thread takes one neuron through all time steps, its state in registers.
 extern "C" __global__ void forward(const Forward a_) {
   const int64_t n_ = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -125,6 +126,7 @@ extern "C" __global__ void forward(const Forward a_) {
   if (a_.v_final_) a_.v_final_[n_] = v;
 }
 
+#else  // BACKWARD
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed into
 // registers, then its adjoint runs backwards.
 extern "C" __global__ void backward(const Backward a_) {
@@ -199,3 +201,4 @@ extern "C" __global__ void sum_partials(const neurogen::Sum<real, real> a_) {
   const int64_t element_ = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (element_ < a_.count) a_.total[element_] = neurogen::sum_partials(a_, element_);
 }
+#endif

@@ -167,10 +167,11 @@ class _Builder:
             expression = self.resolve(equation, path, scope_after)
             following[name] = self.fresh(f"next_{name}")
             step(following[name], expression, f"reset: {'V' if name == 'v' else name}[t]")
-        # output
+        # output: sees what the step leaves behind
         output = spike.name if isinstance(spike, Name) else None
         if spec.output is not None:
-            expression = self.resolve(spec.output, ("output",), {**scope, "spike": spike})
+            after = {name: Name(following[name]) for name in states}
+            expression = self.resolve(spec.output, ("output",), {**scope, **after, "spike": spike})
             output = self.fresh("output")
             step(output, expression, "output")
         elif output is None:

@@ -77,15 +77,17 @@ class Kernels:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """All that is fixed when a kernel is compiled.
+    """All that is fixed when the kernel of one direction is compiled.
 
     Attributes:
+        backward: Which direction.
         io: Storage type: float, double, neurogen::half, neurogen::bfloat16.
         flags: Values of the neuron's compile-time flags.
         wanted: Bit k: the gradient of constant k.
         surrogate: Kernel text of primitive and slope.
     """
 
+    backward: bool
     io: str
     flags: tuple[tuple[str, bool], ...]
     detach_reset: bool
@@ -97,6 +99,7 @@ class Variant:
     def macros(self) -> tuple[tuple[str, str], ...]:
         """Macros of the kernel text."""
         return (
+            ("BACKWARD", str(int(self.backward))),
             ("IO", self.io),
             ("WANTED", str(self.wanted)),
             ("DETACH_RESET", str(int(self.detach_reset))),

@@ -25,6 +25,15 @@ IO_TYPES = {
 }
 
 
+#: A step that spikes needs no surrogate forwards: one compiled kernel serves all of them.
+_NO_SURROGATE = """
+template <typename real>
+NEUROGEN_FN real primitive(const real u, const real*) { return u; }
+template <typename real>
+NEUROGEN_FN real slope(const real u, const real*) { return u; }
+"""
+
+
 class Engine(Protocol):
     """What a backend's `launch.py` offers to the fused pass."""
 
@@ -70,9 +79,14 @@ class Call:
     differentiable: tuple[bool, ...]
     sequences: tuple[bool, ...]
 
-    def variant(self, dtype: torch.dtype, wanted: int) -> Variant:
-        """The compiled variant for a storage type and a set of constants' gradients."""
-        return Variant(IO_TYPES[dtype], self.flags, self.detach_reset, self.spiking, wanted,
+    def forward_variant(self, dtype: torch.dtype) -> Variant:
+        """The forward kernel for a storage type."""
+        surrogate = _NO_SURROGATE if self.spiking else self.surrogate
+        return Variant(False, IO_TYPES[dtype], self.flags, False, self.spiking, 0, surrogate)
+
+    def backward_variant(self, dtype: torch.dtype, wanted: int) -> Variant:
+        """The backward kernel for a storage type and a set of constants' gradients."""
+        return Variant(True, IO_TYPES[dtype], self.flags, self.detach_reset, self.spiking, wanted,
                        self.surrogate)  # fmt: skip
 
     def head(self, steps: int, layout: Layout, every: int, operands: list[Operand]) -> list[int]:
@@ -111,7 +125,7 @@ class _Fused(torch.autograd.Function):
             layout.empty(steps, compute, first.device) if asked else None
             for asked in call.sequences
         ]
-        variant = call.variant(first.dtype, 0)
+        variant = call.forward_variant(first.dtype)
         every = call.engine.checkpoint_every(variant, len(call.differentiable))
         needed = any(ctx.needs_input_grad)
         checkpoints = None
@@ -149,7 +163,7 @@ class _Fused(torch.autograd.Function):
         wants = ctx.needs_input_grad[1:]
         rows = [layout.rows(x) for x in tensors[:count]]
         operands = [layout.operand(t) for t in tensors[count:]]
-        variant = call.variant(
+        variant = call.backward_variant(
             first.dtype, sum(1 << k for k, w in enumerate(wants[count + states :]) if w)
         )
         grad_output = gradients[0]

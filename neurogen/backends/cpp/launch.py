@@ -91,12 +91,10 @@ def library(kernels: Kernels, variant: Variant) -> ctypes.CDLL:
     text = kernels.text("kernels.cpp")
     path = toolchain.shared_library(text, variant.surrogate, ("-O3", "-fopenmp", *macros))
     loaded = ctypes.CDLL(str(path))
-    for name in ("forward", "backward"):
-        getattr(loaded, name).argtypes = [ctypes.c_void_p]
+    names = ("backward", "sum_blocks", "sum_neurons") if variant.backward else ("forward",)
+    for name in names:
         getattr(loaded, name).restype = None
-    for name in ("sum_blocks", "sum_neurons"):
-        getattr(loaded, name).argtypes = [ctypes.c_void_p, ctypes.c_int64]
-        getattr(loaded, name).restype = None
+        getattr(loaded, name).argtypes = [ctypes.c_void_p, ctypes.c_int64][: 1 + ("sum" in name)]
     _check_thread_pools()
     return loaded
 

@@ -168,15 +168,16 @@ def surrogate_folder(surrogate: str) -> Path:
 @cache
 def _emulator(kernels: Kernels, variant: Variant) -> ctypes.CDLL:
     """The CUDA text as a CPU library: each kernel's grid as two loops."""
+    sums = "neurogen::Sum<real, real>"
+    exported = (
+        {"backward": "Backward", "sum_chunks": sums, "sum_partials": sums}
+        if variant.backward
+        else {"forward": "Forward"}
+    )
     drivers = "".join(
         f'extern "C" void emulate_{name}(const {type_}* a, unsigned grid, unsigned block) '
         f"{{ emulate({name}, *a, grid, block); }}\n"
-        for name, type_ in (
-            ("forward", "Forward"),
-            ("backward", "Backward"),
-            ("sum_chunks", "neurogen::Sum<real, real>"),
-            ("sum_partials", "neurogen::Sum<real, real>"),
-        )
+        for name, type_ in exported.items()
     )
     shim = (Path(__file__).parent / "shim.h").read_text(encoding="utf-8")
     text = f"{shim}\n{kernels.text('kernels.cu')}\n{drivers}"
