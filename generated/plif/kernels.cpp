@@ -102,9 +102,11 @@ struct Backward {
   void* v_reset_grad_;
 };
 
+}  // namespace
+
 #if !BACKWARD
 template <bool uniform>
-void forward_block(const Forward& a_, const int64_t first_, const int64_t lanes_) {
+static void forward_block(const Forward& a_, const int64_t first_, const int64_t lanes_) {
   alignas(64) real v_lanes_[LANES];
   neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
   const neurogen::Lanes<real, uniform> v_rest(a_.v_rest, first_, lanes_);
@@ -134,8 +136,6 @@ void forward_block(const Forward& a_, const int64_t first_, const int64_t lanes_
   neurogen::write_block(neurogen::offset(a_.v_final_, first_), v_lanes_, lanes_);
 }
 
-}  // namespace
-
 extern "C" void forward(const Forward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel for schedule(static) num_threads(int(a_->threads_)) if (a_->threads_ > 1)
@@ -148,11 +148,10 @@ extern "C" void forward(const Forward* const a_) {
 
 #else  // BACKWARD
 
-namespace {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
-void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
+static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
   const neurogen::Lanes<real, uniform> v_rest(a_.v_rest, first_, lanes_);
   const neurogen::Lanes<real, uniform> reciprocal_tau(a_.reciprocal_tau, first_, lanes_);
   const neurogen::Lanes<real, uniform> v_threshold(a_.v_threshold, first_, lanes_);
@@ -209,8 +208,6 @@ void backward_block(const Backward& a_, const int64_t first_, const int64_t lane
   if constexpr (wanted >> 3 & 1)
     neurogen::write_share(a_.v_reset_grad_, a_.v_reset, v_reset_sum_, first_, lanes_);
 }
-}  // namespace
-
 extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
