@@ -16,7 +16,9 @@ from neurogen.runtime.base import BaseNode
 
 
 class IFNode(BaseNode):
-    def neuronal_charge(self, x: Tensor) -> None:
+    """H[t] = V[t-1] + X[t]."""
+
+    def neuronal_charge(self, x: Tensor) -> None:  # noqa: D102
         self.v = self.v + x
 
 
@@ -28,10 +30,10 @@ class Foreign(nn.Module):
         self.step_mode, self.backend = "s", "auto"
         self.calls: list[str] = []
 
-    def reset(self) -> None:
+    def reset(self) -> None:  # noqa: D102
         self.calls.append("reset")
 
-    def detach(self) -> None:
+    def detach(self) -> None:  # noqa: D102
         self.calls.append("detach")
 
 
@@ -45,12 +47,14 @@ class Picky(Foreign):
 
 
 class ReadOnly(nn.Module):
+    """Has both attributes, and lets nobody set them."""
+
     @property
-    def step_mode(self) -> str:
+    def step_mode(self) -> str:  # noqa: D102
         return "m"
 
     @property
-    def backend(self) -> str:
+    def backend(self) -> str:  # noqa: D102
         return "mine"
 
 
@@ -174,14 +178,15 @@ def test_where_one_module_refuses_none_is_changed(
 
 @pytest.mark.parametrize("net", [[IFNode()], None, torch.zeros(2)])
 def test_what_is_no_module_is_refused(net: Any) -> None:
-    for call in (
-        lambda: functional.reset_net(net),
-        lambda: functional.detach_net(net),
-        lambda: functional.set_step_mode(net, "m"),
-        lambda: functional.set_backend(net, "torch"),
-    ):
+    calls: list[tuple[Callable[..., None], tuple[str, ...]]] = [
+        (functional.reset_net, ()),
+        (functional.detach_net, ()),
+        (functional.set_step_mode, ("m",)),
+        (functional.set_backend, ("torch",)),
+    ]
+    for call, arguments in calls:
         with pytest.raises(TypeError, match=r"net is a torch\.nn\.Module"):
-            call()
+            call(net, *arguments)
 
 
 def test_modules_are_loaded_when_asked_for() -> None:

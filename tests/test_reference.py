@@ -168,8 +168,9 @@ def test_prev_spike_is_a_state_that_carries_on() -> None:
 @pytest.mark.parametrize("g", [True, False])
 def test_flags_decide_when_the_neuron_is_made(f: bool, g: bool) -> None:
     for condition in ("f and g", "f or g", "not f or not (g and f)", "not f"):
-        text = f"name: F\nflags: {{f: true, g: {{default: false}}}}\ncharge: v + (x if {condition} else 0)"
-        run = Reference(text + "\nfire: none\noutput: v", f=f, g=g).run(column(3), dtype=F64)
+        text = "name: F\nflags: {f: true, g: {default: false}}\nfire: none\noutput: v\n"
+        text += f"charge: v + (x if {condition} else 0)"
+        run = Reference(text, f=f, g=g).run(column(3), dtype=F64)
         assert run.outputs.item() == (3 if eval(condition) else 0)
         assert run.decisions == []
     text = IF + "flags: {f: true, g: false}\nfire: {when: v >= 1, if: x < 3 and f or g}"
@@ -183,7 +184,7 @@ def test_a_condition_on_the_spike_is_arithmetic() -> None:
     found = []
     for reset in ("hard", "{v: v_reset if spike else v}", "{v: 'where(spike, v_reset, v)'}"):
         leaf = x.clone().requires_grad_()
-        run = Reference(f"{IF}reset: {reset}").run(leaf, dtype=F64)
+        run = Reference(f"{IF}reset: {reset}", v_reset=0.5).run(leaf, dtype=F64)
         run.sequences["v"].square().sum().backward()
         assert leaf.grad is not None
         found.append((run.sequences["v"], leaf.grad))
@@ -689,7 +690,7 @@ def test_slopes_that_jump_are_decided_too() -> None:
         IF + "surrogate: {name: atan, beta: 2}",
         IF + "parameters: {tau: two}",
         IF + "flags: {f: 1}",
-        IF + "learnable: {w: {init: 1}}",
+        IF.replace("x", "w * x") + "learnable: {w: {init: 1}}",
         IF + "let: {v: x}",
         IF + "output: prev(x)",
         "name: A\ncharge: v + y",
@@ -716,6 +717,9 @@ def test_arguments_it_does_not_know() -> None:
     for arguments in ({"tau": 2.0}, {"v_threshold": None}, {"v_threshold": True}, {"dt": 1.0}):
         with pytest.raises(ValueError, match="argument"):
             Reference(IF, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="learnable"):
+        Reference(IF + "learnable: {w: {init: 1}}", w=1.0)
+    assert Reference(IF + "learnable: {w: {init: 1}}").run(column(1), dtype=F64)  # w has no part
     with pytest.raises(ValueError, match="True or False"):
         Reference(LIF, decay_input=1.0)
     with pytest.raises(ValueError, match="v_reset"):

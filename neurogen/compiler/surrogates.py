@@ -72,7 +72,7 @@ TABLE: Mapping[str, SurrogateFunction] = {
     ),
     "super_spike": SurrogateFunction(
         "SuperSpike",
-        "where(u < 0, alpha / (1 - u) - alpha, alpha - alpha / (1 + u)) + 0.5",
+        "where(u < 0, alpha / (1 - u) - alpha, alpha - alpha / (1 + u))",
         (("alpha", 1.0),),
         "alpha / (1 + |u|)^2",
         "Zenke & Ganguli (2018), SuperSpike.",
@@ -121,7 +121,7 @@ TABLE: Mapping[str, SurrogateFunction] = {
     ),
     "nonzero_sign_log_abs": SurrogateFunction(
         "NonzeroSignLogAbs",
-        "where(u < 0, -log1p(-(alpha * u)), log1p(alpha * u)) + 0.5",
+        "where(u < 0, -log1p(-(alpha * u)), log1p(alpha * u))",
         (("alpha", 1.0),),
         "1 / (1 / alpha + |u|)",
     ),

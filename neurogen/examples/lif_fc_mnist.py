@@ -10,9 +10,10 @@ steps go through the network at once (step mode 'm'), so the neurons run as one 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neurogen.errors import NeurogenError
 
@@ -75,7 +76,7 @@ def network(T: int, tau: float, backend: str = "auto") -> nn.Module:
     import neurogen
     from neurogen.nn import encoding, surrogate
 
-    LIFNode = neurogen.load("lif")  # noqa: N806
+    LIFNode: Any = neurogen.load("lif")  # noqa: N806
     return nn.Sequential(
         encoding.PoissonEncoder(step_mode="m", T=T),  # [T, N, 28, 28]
         nn.Flatten(start_dim=2),  # [T, N, 784]
@@ -129,4 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> list[tuple[Score, Score]]:
 
 
 if __name__ == "__main__":
+    # Threads that wait for one another sleep; spinning, they are several times slower as soon as
+    # something else runs on the machine. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     main()

@@ -7,6 +7,7 @@ training and test images. Nothing is downloaded.
 from __future__ import annotations
 
 import gzip
+import zlib
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -88,7 +89,10 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     if plain.is_file():
         content = plain.read_bytes()
     elif packed.is_file():
-        content = gzip.decompress(packed.read_bytes())
+        try:
+            content = gzip.decompress(packed.read_bytes())
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{packed} is no complete gzip file: {error}") from error
     else:
         raise FileNotFoundError(f"{folder} holds neither {name} nor {name}.gz")
     body = 4 + 4 * dimensions

@@ -222,7 +222,7 @@ class SuperSpike(Surrogate):
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
   const real alpha = p_[0];
-  return (u < 0 ? alpha / (1 - u) - alpha : alpha - alpha / (1 + u)) + real(0.5);
+  return u < 0 ? alpha / (1 - u) - alpha : alpha - alpha / (1 + u);
 }
 template <typename real>
 NEUROGEN_FN real slope([[maybe_unused]] const real u, [[maybe_unused]] const real* const p_) {
@@ -236,8 +236,8 @@ NEUROGEN_FN real slope([[maybe_unused]] const real u, [[maybe_unused]] const rea
 
     @staticmethod
     def primitive(u: torch.Tensor, alpha: float) -> torch.Tensor:
-        """S(u) = (alpha / (1 - u) - alpha if u < 0 else alpha - alpha / (1 + u)) + 0.5."""
-        return torch.where(u < 0, alpha / (1 - fn.taken(u < 0, u)) - alpha, alpha - alpha / (1 + fn.taken(~(u < 0), u))) + 0.5
+        """S(u) = alpha / (1 - u) - alpha if u < 0 else alpha - alpha / (1 + u)."""
+        return torch.where(u < 0, alpha / (1 - fn.taken(u < 0, u)) - alpha, alpha - alpha / (1 + fn.taken(~(u < 0), u)))
 
     @staticmethod
     def slope(u: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -504,7 +504,7 @@ class NonzeroSignLogAbs(Surrogate):
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
   const real alpha = p_[0];
-  return (u < 0 ? -neurogen::log1p(-(alpha * u)) : neurogen::log1p(alpha * u)) + real(0.5);
+  return u < 0 ? -neurogen::log1p(-(alpha * u)) : neurogen::log1p(alpha * u);
 }
 template <typename real>
 NEUROGEN_FN real slope([[maybe_unused]] const real u, [[maybe_unused]] const real* const p_) {
@@ -518,8 +518,8 @@ NEUROGEN_FN real slope([[maybe_unused]] const real u, [[maybe_unused]] const rea
 
     @staticmethod
     def primitive(u: torch.Tensor, alpha: float) -> torch.Tensor:
-        """S(u) = (-log1p(-(alpha * u)) if u < 0 else log1p(alpha * u)) + 0.5."""
-        return torch.where(u < 0, -torch.log1p(-(alpha * fn.taken(u < 0, u))), torch.log1p(alpha * fn.taken(~(u < 0), u))) + 0.5
+        """S(u) = -log1p(-(alpha * u)) if u < 0 else log1p(alpha * u)."""
+        return torch.where(u < 0, -torch.log1p(-(alpha * fn.taken(u < 0, u))), torch.log1p(alpha * fn.taken(~(u < 0), u)))
 
     @staticmethod
     def slope(u: torch.Tensor, alpha: float) -> torch.Tensor:

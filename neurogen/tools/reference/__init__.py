@@ -7,6 +7,11 @@ Separate from everything: it judges what the compiler made, so it imports nothin
 but itself. It reads the YAML, parses equations with `ast` and has its own table of surrogates.
 What it does not understand is a `ValueError`, never a guess.
 
+    neuron = Reference(Path("specs/lif.yaml").read_text(), tau=tau, surrogate="atan")
+    run = neuron.run(x, dtype=torch.float32)
+    oracle = neuron.run(x, dtype=torch.float64, forced=run.decisions)
+    oracle.outputs.backward(gradient.double())
+
 `stepper` is what a neuron does, `equations` what an expression is worth, `curves` the surrogates.
 """
 

@@ -39,6 +39,20 @@ def _leaky_k_relu(u: Tensor, decide: Decide, leak: float, k: float) -> tuple[Ten
     return slope * u, slope
 
 
+def _s2nn(u: Tensor, decide: Decide, alpha: float, beta: float) -> tuple[Tensor, Tensor]:
+    below, above = decide(u < 0), u.clamp(min=0)
+    smooth = torch.sigmoid(alpha * u) * torch.sigmoid(-alpha * u)
+    value = torch.where(below, torch.sigmoid(alpha * u), beta * torch.log1p(above) + 0.5)
+    return value, torch.where(below, alpha * smooth, beta / (1 + above))
+
+
+def _log_tailed_relu(u: Tensor, decide: Decide, alpha: float) -> tuple[Tensor, Tensor]:
+    below, middle, above = decide(u <= 0), decide(u <= 1), u.clamp(min=1)
+    value = torch.where(middle, u, 1 + torch.log(above))
+    slope = torch.where(middle, torch.ones_like(u), 1 / above)
+    return torch.where(below, alpha * u, value), torch.where(below, u.new_tensor(alpha), slope)
+
+
 def _tails(u: Tensor, tail: Tensor) -> Tensor:
     """Join the lower half `tail` = S(-|u|) of a step with its mirror image 1 - S(-|u|)."""
     return torch.where(u < 0, tail, 1 - tail)
@@ -99,6 +113,8 @@ CURVES: dict[str, tuple[dict[str, float], Callable[..., tuple[Tensor, Tensor]]]]
     "rect": ({"alpha": 1.0}, _rect),
     "piecewise_leaky_relu": ({"w": 1.0, "c": 0.01}, _piecewise_leaky_relu),
     "leaky_k_relu": ({"leak": 0.0, "k": 1.0}, _leaky_k_relu),
+    "s2nn": ({"alpha": 4.0, "beta": 1.0}, _s2nn),
+    "log_tailed_relu": ({"alpha": 0.0}, _log_tailed_relu),
     "nonzero_sign_log_abs": (
         {"alpha": 1.0},
         lambda u, _, alpha: (u.sign() * torch.log1p(alpha * u.abs()), 1 / (1 / alpha + u.abs())),

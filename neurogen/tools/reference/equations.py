@@ -291,7 +291,7 @@ class Prelude(_Evaluator):
                 entry = self.names[node.id]
                 return entry if isinstance(entry, Tensor) else self.value(entry)
             case ast.Name():
-                raise ValueError(f"{node.id!r} is not a name here")
+                raise ValueError(f"{node.id!r} is not given here")
         return None
 
 

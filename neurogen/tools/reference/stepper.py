@@ -65,9 +65,10 @@ class Reference:
         surrogate: A name, (name, parameters) or a function S(u); None is the spec's, or sigmoid.
         detach_reset: Whether no gradient flows through `spike` inside `reset`.
         arguments: What the node's constructor takes: parameters, `v_threshold`, `v_reset` (floats
-            or tensors, `v_reset` also None) and flags (bool); and every learnable's raw value (a
-            tensor). `per` channel expects [C], per neuron [*], per step [T]; any other tensor
-            broadcasts to [N, *]. Gradients flow to tensors that require them.
+            or tensors, `v_reset` also None) and flags (bool); and the raw value, a tensor, of each
+            learnable that an equation of this variant uses. `per` channel expects [C], per neuron
+            [*], per step [T]; any other tensor broadcasts to [N, *]. Gradients flow to tensors that
+            require them.
     """
 
     def __init__(
@@ -104,11 +105,12 @@ class Reference:
         self.definitions: dict[str, ast.expr] = {}  # constants that follow from others
         for name, short in spec.get("learnable", {}).items():
             entry = _entry(short, "init", "per transform bounds where unit doc")
-            raw = f"raw value of {name}"
-            if not isinstance(given.get(name), Tensor):
-                raise ValueError(f"the {raw} has to be given, as a tensor")
+            raw = f"raw value of {name}, a tensor"
             self.values.pop(name, None)  # v_threshold can be learnable, too
-            self.values[raw] = given.pop(name)
+            if isinstance(value := given.pop(name, None), Tensor):
+                self.values[raw] = value
+            elif value is not None:
+                raise ValueError(f"a learnable is given by its raw value, a tensor: {name}")
             self.per[raw] = entry.get("per", "layer")
             bounds = [parse(bound, self.flags) for bound in entry.get("bounds", ())]
             transform = entry.get("transform", "identity")

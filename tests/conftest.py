@@ -1,0 +1,42 @@
+"""Profiles and shared fixtures: CI runs a derandomised, short form; `--long` runs the proofs in full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+SPECS = sorted((Path(__file__).parents[1] / "specs").glob("*.yaml"))
+
+settings.register_profile(
+    "short", derandomize=True, deadline=None, max_examples=8, database=None,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+settings.register_profile(
+    "long", deadline=None, max_examples=200, suppress_health_check=list(HealthCheck)
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run every proof in its long form")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("long" if config.getoption("--long") else "short")
+    torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="long form of a proof: run with --long"))
+
+
+@pytest.fixture(params=[path.stem for path in SPECS])
+def spec(request: pytest.FixtureRequest) -> str:
+    """The text of each spec in `specs/`."""
+    return (SPECS[0].parent / f"{request.param}.yaml").read_text(encoding="utf-8")
