@@ -336,10 +336,15 @@ def test_as_a_command_on_the_generated_neuron(tmp_path: Path) -> None:
 def test_the_generated_neuron_gives_the_numbers_of_the_python_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fused = numbers(run(tmp_path, "-backend", "auto"))
+    options = ("-T", 8, "-lr", 0.01, "-epochs", 2)
+    fused = run(tmp_path, *options, "-backend", "auto")
     assert "backend auto -> cpp" in capsys.readouterr().out
     monkeypatch.setattr(neurogen, "load", lambda name: LIFNode)
-    assert numbers(run(tmp_path)) == pytest.approx(fused, rel=1e-5)
+    plain = run(tmp_path, *options)
+    assert plain[1][0].accuracy > 0.3
+    for ours, theirs in zip(fused, plain, strict=True):
+        assert ours[0].loss == pytest.approx(theirs[0].loss, rel=1e-3)
+        assert ours[1].loss == pytest.approx(theirs[1].loss, rel=1e-3)
 
 
 @pytest.mark.slow

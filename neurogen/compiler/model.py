@@ -122,8 +122,13 @@ class _Builder:
         for name in (*states, *spec.inputs):
             scope[name] = Name(name)
 
-        def step(name: str, expression: Expression | None, note: str) -> None:
-            statements.append(Assign(name, expression or _ZERO, note))
+        integers = {state.name for state in self.states if state.integer}
+
+        def step(name: str, expression: Expression | None, note: str, state: str = "") -> None:
+            value = expression or _ZERO
+            if state in integers:  # a counter: no gradient flows through it
+                value = Apply("detach", (value,))
+            statements.append(Assign(name, value, note))
 
         # let: parameter-only ones are constants of the prelude, the others are temporaries
         for item in spec.let:
@@ -147,7 +152,7 @@ class _Builder:
                     self.add("NG011", ("charge", index), f"'{item.name}' is declared already",
                              "a step of charge is a state or a new name", key=True)  # fmt: skip
                 charged, note = item.name, "charge"
-            step(charged, expression, note)
+            step(charged, expression, note, item.name)
             scope[item.name] = Name(charged)
         split_charge = len(statements)
         # fire
@@ -166,7 +171,7 @@ class _Builder:
         for name, equation, path in resets:
             expression = self.resolve(equation, path, scope_after)
             following[name] = self.fresh(f"next_{name}")
-            step(following[name], expression, f"reset: {'V' if name == 'v' else name}[t]")
+            step(following[name], expression, f"reset: {'V' if name == 'v' else name}[t]", name)
         # output: sees what the step leaves behind
         output = spike.name if isinstance(spike, Name) else None
         if spec.output is not None:

@@ -1,210 +1,275 @@
 """Spec text -> plain YAML data that remembers where each piece stood.
 
-In: the text of a file. Out: nested `str`, `list` and `dict` (scalars stay text, so that `1e-3`,
-`on`, `012` and `12:30` are not reinterpreted), and `Source.locate` from a path of keys to a
-`Location`. Separate because positions are needed by every later stage and YAML by none.
+In: the text of a file. Out: a tree of `Node`s (scalars stay text, so that `1e-3`, `on`, `012` and
+`12:30` are not reinterpreted), and `Source.mistake`, which turns a path of keys into a place in the
+file. Separate because positions are needed by every later stage and YAML by none.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
 from neurogen.errors import Location, Mistake, SpecError
 
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 12
+MAX_CHARACTERS = 32 * 1024
+MAX_DEPTH = 8
+MAX_MISTAKES = 100
 Path = tuple[str | int, ...]
+
+#: Characters that make a text look other than it is: line breaks that few editors show, embedded
+#: and overridden writing directions.
+_DECEPTIVE = re.compile("[\x85\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A YAML node: a scalar's text, a sequence's nodes, or a mapping's (key, node) pairs."""
+    """A piece of YAML.
 
-    value: str | None | tuple[Node, ...] | tuple[tuple[Node, Node], ...]
+    Attributes:
+        kind: `scalar`, `list` or `mapping`.
+        start: Offset of its first character in the text.
+        end: Offset behind its last one.
+        text: A scalar's text; None where nothing, `null` or `~` is written.
+        items: A list's nodes.
+        pairs: A mapping's (key, value) nodes; keys are scalars, no two alike.
+        style: How a scalar is written: plain (empty), quoted (`'`, `"`) or as a block (`|`, `>`).
+        flow: Whether it stands inside `{ }` or `[ ]`, where a comma ends it.
+    """
+
     kind: str
-    line: int
-    column: int
-    plain: bool = True
+    start: int
+    end: int
+    text: str | None = None
+    items: tuple[Node, ...] = ()
+    pairs: tuple[tuple[Node, Node], ...] = ()
+    style: str = ""
+    flow: bool = False
 
     def child(self, step: str | int) -> Node | None:
-        """The value under a key, or the n-th value of a sequence or mapping."""
-        if self.kind == "mapping":
-            pairs: Any = self.value
-            if isinstance(step, int):
-                return pairs[step][1] if step < len(pairs) else None
-            return next((value for key, value in pairs if key.value == step), None)
-        if self.kind == "sequence" and isinstance(step, int):
-            items: Any = self.value
-            return items[step] if step < len(items) else None
-        return None
+        """The value under a key, or the n-th item of a list."""
+        if isinstance(step, int):
+            return self.items[step] if step < len(self.items) else None
+        return next((value for key, value in self.pairs if key.text == step), None)
 
     def key(self, step: str | int) -> Node | None:
         """The node of a mapping's key."""
-        if self.kind != "mapping":
-            return None
-        pairs: Any = self.value
-        if isinstance(step, int):
-            return pairs[step][0] if step < len(pairs) else None
-        return next((key for key, _ in pairs if key.value == step), None)
+        return next((key for key, _ in self.pairs if key.text == step), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A spec's text with the YAML tree above it."""
+    """A spec's text with the YAML tree above it.
+
+    Attributes:
+        file: What messages call it.
+        text: Its text.
+        root: The mapping that is the spec.
+        duplicates: Keys that stand twice; the tree holds the first of each.
+    """
 
     file: str
     text: str
     root: Node
+    duplicates: tuple[Mistake, ...] = ()
 
-    def locate(self, path: Path, at: int | None = None, *, key: bool = False) -> Location:
-        """Where a value stands.
+    def mistake(
+        self,
+        code: str,
+        path: Path,
+        message: str,
+        hint: str = "",
+        *,
+        at: int | None = None,
+        width: int | None = None,
+        key: bool = False,
+    ) -> Mistake:
+        """A mistake at a path.
 
         Args:
-            path: Keys and indices from the root; as far as they exist.
+            code: A key of `neurogen.mistakes.CODES`.
+            path: Keys and indices from the root; followed as far as they exist.
+            message: What was found.
+            hint: What to do about it.
             at: Offset inside the scalar, for a caret within an equation.
+            width: What the caret underlines; None is a whole value or key, or one character.
             key: Point at the last key instead of its value.
         """
-        node = self.root
-        for depth, step in enumerate(path):
-            if key and depth == len(path) - 1:
-                node = node.key(step) or node
-                break
+        node, steps = self.root, 0
+        for step in path:
             deeper = node.child(step)
             if deeper is None:
-                node = node.key(step) or node
                 break
-            node = deeper
-        line, column = node.line, node.column
-        if at is not None and isinstance(node.value, str):
-            line, column = self._inside(node, at)
-        lines = self.text.splitlines()
-        shown = lines[line] if line < len(lines) else ""
-        return Location(self.file, line + 1, column + 1, shown.replace("\t", " ")[:300])
+            steps += 1
+            own = node.key(step)
+            node = own if key and own is not None and steps == len(path) else deeper
+        if width is None:
+            written = self.text[node.start : node.end].split("\n")[0]
+            width = len(written.rstrip()) if at is None and node.kind == "scalar" else 1
+        offset = node.start if at is None else self._inside(node, at)
+        place = _location(self.file, self.text, offset)
+        shown = ".".join(printable(str(step)) for step in path[:steps])
+        return Mistake(code, message, place, shown, hint, max(width, 1))
 
-    def _inside(self, node: Node, at: int) -> tuple[int, int]:
-        """Line and column of an offset into a scalar: exact on one line, else found by text."""
-        assert isinstance(node.value, str)
-        lines = self.text.splitlines()
-        start = node.column + (not node.plain)
-        if lines[node.line][start:].startswith(node.value):
-            return node.line, start + at
-        written = node.value[at:].split("\n")[0]
-        for length in range(min(len(written), 30), 0, -1):  # a folded or block scalar
-            for line in range(node.line, min(node.line + 40, len(lines))):
-                column = lines[line].find(written[:length], start if line == node.line else 0)
-                if column >= 0:
-                    return line, column
-        return node.line, node.column
-
-    def data(self) -> Any:
-        """The tree as nested dict, list, str and None."""
-        return _data(self.root)
+    def _inside(self, node: Node, at: int) -> int:
+        """Offset in the text of an offset in a scalar: layout changes nothing but white space."""
+        written, value = self.text[node.start : node.end], node.text or ""
+        if (node.style == '"' and "\\" in written) or (node.style == "'" and "''" in written):
+            return node.start
+        begin = written.find("\n") + 1 if node.style in {"|", ">"} else int(node.style != "")
+        ahead = sum(not character.isspace() for character in value[:at])
+        end = begin
+        for offset in range(begin, len(written)):
+            if not written[offset].isspace():
+                if ahead == 0:
+                    return node.start + offset
+                ahead, end = ahead - 1, offset + 1
+        return node.start + end
 
 
-def _data(node: Node) -> Any:
-    pairs: Any = node.value
-    if node.kind == "mapping":
-        return {key.value: _data(value) for key, value in pairs}
-    if node.kind == "sequence":
-        return [_data(item) for item in pairs]
-    return node.value
+def printable(text: str, longest: int = 60) -> str:
+    """Text of a spec as a message may show it: one line, no control characters, not too long."""
+    shown = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[:longest]}…"
+
+
+def _location(file: str, text: str, offset: int) -> Location:
+    start = text.rfind("\n", 0, offset) + 1
+    end = text.find("\n", start)
+    line = text[start : end if end >= 0 else len(text)]
+    shown = "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in line)
+    return Location(file, text.count("\n", 0, offset) + 1, offset - start + 1, shown)
 
 
 def read(text: str, file: str) -> Source:
     """Parse YAML text, one document with a mapping at its root.
 
     Raises:
-        SpecError: Not YAML, too large, too deep, aliases, tags, duplicate or non-text keys.
+        SpecError: Not YAML, too large, too deep, aliases, tags, or keys that are no text.
+    """
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    reading = _Reading(file, text)
+    if len(text) > MAX_CHARACTERS:
+        raise reading.refusal(
+            "NG008", f"the spec has {len(text)} characters, more than {MAX_CHARACTERS}"
+        )
+    if deceptive := _DECEPTIVE.search(text):
+        raise reading.refusal(
+            "NG002",
+            f"the character U+{ord(deceptive[0]):04X} is not allowed",
+            deceptive.start(),
+            "it is invisible, and makes a text look other than it is",
+        )
+    try:
+        root = reading.root()
+    except yaml.reader.ReaderError as error:
+        raise reading.refusal(
+            "NG002", f"the character U+{error.character:04X} is not allowed", error.position
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise reading.refusal(
+            "NG002",
+            f"not YAML: {printable(error.problem or error.context or '', 200)}",
+            mark.index if mark else 0,
+            "text with ': ' or ' #' in it, or that starts with one of { [ & * ! | > ' \" % @ `, "
+            "needs quotes; indent with spaces",
+        ) from None
+    if root is None or (root.kind == "scalar" and not root.text):
+        raise reading.refusal(
+            "NG002", "the file is empty", 0, "the smallest spec has `name` and `charge`"
+        )
+    if root.kind != "mapping":
+        found = "a list" if root.kind == "list" else "text"
+        raise reading.refusal(
+            "NG002", f"a spec is a mapping of keys, not {found}", root.start, "name: MyNeuron"
+        )
+    return Source(file, text, root, tuple(reading.duplicates))
+
+
+class _Reading:
+    """Builds the tree from PyYAML's events; whatever could make it larger than the text is refused.
+
+    PyYAML's own composer and constructor are not used: they keep the last of two equal keys, follow
+    aliases, and make `on` a boolean.
     """
 
-    def fail(code: str, message: str, line: int = 0, column: int = 0, hint: str = "") -> SpecError:
-        lines = text.splitlines()
-        shown = lines[line][:300] if line < len(lines) else ""
-        return SpecError((Mistake(code, message, Location(file, line + 1, column + 1, shown), "",
-                                  hint),))  # fmt: skip
+    def __init__(self, file: str, text: str) -> None:
+        self.file, self.text = file, text
+        self.duplicates: list[Mistake] = []
 
-    if len(text) > MAX_BYTES:
-        raise fail("NG008", f"the spec has {len(text)} characters, more than {MAX_BYTES}")
-    duplicates: list[Mistake] = []
-    try:
-        events = _checked(yaml.parse(text, Loader=yaml.SafeLoader), fail)
-        root = _compose(next(events, None), events, duplicates, fail, file, text)
-        if next(events, None) is not None:
-            raise fail("NG002", "a spec file holds one document", hint="remove the second '---'")
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-        raise fail(
-            "NG002",
-            f"not YAML: {problem}",
-            mark.line if mark else 0,
-            mark.column if mark else 0,
-            "an equation that contains ': ' or starts with one of { [ & * ! | > ' \" % @ needs quotes",
-        ) from None
-    except SpecError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise fail("NG002", f"not YAML: {error}") from None
-    if duplicates:
-        raise SpecError(tuple(duplicates))
-    if root is None or (root.kind == "scalar" and not root.value):
-        raise fail("NG002", "the file is empty", hint="the smallest spec has `name` and `charge`")
-    if root.kind != "mapping":
-        raise fail("NG002", f"a spec is a mapping of keys, not a {root.kind}", root.line)
-    return Source(file, text, root)
+    def refusal(self, code: str, message: str, offset: int = 0, hint: str = "") -> SpecError:
+        place = _location(self.file, self.text, offset)
+        return SpecError((Mistake(code, message, place, "", hint),))
 
+    def root(self) -> Node | None:
+        events = self.content()
+        first = next(events, None)
+        root = None if first is None else self.compose(first, events, flow=False)
+        if following := next(events, None):
+            raise self.refusal(
+                "NG002",
+                "a spec file holds one document",
+                _span(following)[0],
+                "remove the second '---'",
+            )
+        return root
 
-def _checked(events: Iterator[Any], fail: Any) -> Iterator[Any]:
-    """The content events; whatever could make the tree larger than the text is refused."""
-    depth = 0
-    for event in events:
-        mark = event.start_mark
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise fail("NG002", "anchors and aliases are not part of a spec", mark.line, mark.column)
-        if getattr(event, "tag", None):
-            raise fail("NG002", f"the tag {event.tag} is not part of a spec", mark.line, mark.column)
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise fail("NG008", f"nested more than {MAX_DEPTH} deep", mark.line, mark.column)
-        if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
+    def content(self) -> Iterator[yaml.Event]:
+        depth = 0
+        for event in yaml.parse(self.text, Loader=yaml.SafeLoader):
+            if not isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
+                continue
+            place = _span(event)[0]
+            if getattr(event, "anchor", None):
+                raise self.refusal("NG002", "anchors and aliases are not part of a spec", place)
+            if tag := getattr(event, "tag", None):
+                shown = printable(tag)
+                raise self.refusal("NG002", f"the tag {shown} is not part of a spec", place)
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise self.refusal("NG008", f"nested more than {MAX_DEPTH} deep", place)
             yield event
 
+    def compose(self, event: yaml.Event, events: Iterator[yaml.Event], *, flow: bool) -> Node:
+        start, end = _span(event)
+        if isinstance(event, yaml.ScalarEvent):
+            style = event.style or ""
+            text = None if not style and event.value in {"", "~", "null"} else event.value
+            return Node("scalar", start, end, text, style=style, flow=flow)
+        flow = bool(getattr(event, "flow_style", False))
+        if isinstance(event, yaml.SequenceStartEvent):
+            items: list[Node] = []
+            while not isinstance(following := next(events), yaml.SequenceEndEvent):
+                items.append(self.compose(following, events, flow=flow))
+            return Node("list", start, _span(following)[1], items=tuple(items), flow=flow)
+        pairs: dict[str, tuple[Node, Node]] = {}
+        while not isinstance(following := next(events), yaml.MappingEndEvent):
+            key = self.compose(following, events, flow=flow)
+            value = self.compose(next(events), events, flow=flow)
+            if key.text is None:
+                raise self.refusal("NG002", "a key must be a plain word", key.start)
+            if key.text in pairs:
+                self.duplicate(key, pairs[key.text][0])
+            else:
+                pairs[key.text] = key, value
+        return Node("mapping", start, _span(following)[1], pairs=tuple(pairs.values()))
 
-def _compose(
-    event: Any, events: Iterator[Any], duplicates: list[Mistake], fail: Any, file: str, text: str
-) -> Node | None:
-    if event is None:
-        return None
-    line, column = event.start_mark.line, event.start_mark.column
-    if isinstance(event, yaml.ScalarEvent):
-        plain = event.style is None
-        value = None if plain and event.value in ("", "~", "null") else event.value
-        return Node(value, "scalar", line, column, plain)
-    if isinstance(event, yaml.SequenceStartEvent):
-        items = []
-        while not isinstance(following := next(events), yaml.SequenceEndEvent):
-            items.append(_compose(following, events, duplicates, fail, file, text))
-        return Node(tuple(item for item in items if item), "sequence", line, column)
-    pairs: dict[str, tuple[Node, Node]] = {}
-    while not isinstance(following := next(events), yaml.MappingEndEvent):
-        key = _compose(following, events, duplicates, fail, file, text)
-        value = _compose(next(events), events, duplicates, fail, file, text)
-        assert key is not None and value is not None
-        if not isinstance(key.value, str):
-            raise fail("NG002", "a key must be a plain word", key.line, key.column)
-        if key.value in pairs:
-            shown = text.splitlines()[key.line]
-            first = pairs[key.value][0].line + 1
-            duplicates.append(Mistake(
-                "NG006", f"duplicate key '{key.value}'",
-                Location(file, key.line + 1, key.column + 1, shown),
-                hint=f"it stands in line {first} already", width=len(key.value),
-            ))  # fmt: skip
-            continue
-        pairs[key.value] = (key, value)
-    return Node(tuple(pairs.values()), "mapping", line, column)
+    def duplicate(self, key: Node, first: Node) -> None:
+        place = _location(self.file, self.text, key.start)
+        line = _location(self.file, self.text, first.start).line
+        message, hint = f"duplicate key '{printable(key.text or '')}'", f"it stands in line {line}"
+        width = len(printable(key.text or ""))
+        self.duplicates.append(Mistake("NG006", message, place, "", hint, width))
+        if len(self.duplicates) >= MAX_MISTAKES:
+            raise SpecError(tuple(self.duplicates))
+
+
+def _span(event: yaml.Event) -> tuple[int, int]:
+    """Offsets of an event's first character, and behind its last."""
+    start, end = event.start_mark, event.end_mark
+    return (start.index if start else 0), (end.index if end else 0)

@@ -6,6 +6,8 @@ of max/min share ½ each, clip passes 1 at its bounds, an untaken branch contrib
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,27 @@ from torch import Tensor
 def number(value: float, like: Tensor) -> Tensor:
     """A literal as a 0-dim tensor of the compute dtype, on the device of `like`."""
     return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, shape: torch.Size) -> Tensor:
+        ctx.shape = value.shape
+        return value.expand(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0]
+        if gradient.shape != ctx.shape:
+            wide = gradient if gradient.device.type == "mps" else gradient.double()
+            gradient = wide.sum_to_size(ctx.shape).to(gradient.dtype)
+        return gradient, None
+
+
+def spread(value: Tensor, shape: torch.Size) -> Tensor:
+    """`value.expand(shape)`, with the gradient of a shared value summed in float64."""
+    result: Tensor = _Spread.apply(value, shape)
+    return result
 
 
 def taken(condition: Tensor, value: Tensor) -> Tensor:

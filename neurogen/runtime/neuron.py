@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neurogen.runtime import backend as backends
+from neurogen.runtime import functions as fn
 from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.base import BaseNode
 from neurogen.runtime.fused import IO_TYPES, Call, run
@@ -342,7 +343,9 @@ class Neuron(BaseNode):
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:  # fmt: skip
         """The torch backend: the generated step, T times."""
         flags = [bool(getattr(self, flag)) for flag in self.flags]
-        current = tuple(s.expand(inputs[0].shape[1:]) for s in states)
+        shape = inputs[0].shape[1:]
+        current = tuple(fn.spread(s, shape) for s in states)
+        constants = tuple(fn.spread(c, shape) if c.requires_grad else c for c in constants)
         outputs: list[Tensor] = []
         kept: list[list[Tensor]] = [[] for name in self.states if name in sequences]
         for xs in zip(*(x.unbind(0) for x in inputs), strict=True):

@@ -129,6 +129,11 @@ class Reference:
             name: _entry(entry, "init", "integer")["init"]
             for name, entry in spec.get("states", {"v": "v_rest"}).items()
         }
+        self.integers = {  # counters, through which no gradient flows
+            name
+            for name, entry in spec.get("states", {}).items()
+            if isinstance(entry, dict) and _flag(entry.get("integer", "false"))
+        }
         fire = _entry(spec.get("fire", "v >= v_threshold"), "when", "if kind levels")
         if fire.get("kind", "binary") != "binary":
             raise ValueError("not yet: a fire that is not binary")
@@ -244,7 +249,8 @@ class Reference:
         step.start = state
         step.names = {**inputs, **{name: state[name] for name in self.initial}}
         for name, tree in self.assignments:
-            step.names[name] = step.value(tree)
+            value = step.value(tree)
+            step.names[name] = value.detach() if name in self.integers else value
         if self.fire is not None:
             step.names["spike"] = step.fire(self.fire, self.guard)
         charged = step.names
@@ -252,6 +258,8 @@ class Reference:
             step.names = {**charged, "spike": charged["spike"].detach()}
         after = {name: step.value(tree) for name, tree in self.resets.items()}
         step.names = {**charged, **after}
+        for name in self.integers:
+            step.names[name] = step.names[name].detach()
         now = {name: step.names[name].broadcast_to(shape) for name in self.initial}
         if self.remembers:
             now["spike"] = charged["spike"].broadcast_to(shape)
