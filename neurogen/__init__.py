@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from neurogen import nn
     from neurogen.errors import BackendError, NeurogenError, SpecError
-    from neurogen.load import load, load_text
+    from neurogen.loading import load, load_text
 
 __version__ = "0.1.0"
 __all__ = ["BackendError", "NeurogenError", "SpecError", "load", "load_text", "nn"]
 
 _HOMES = {
-    "load": "neurogen.load",
-    "load_text": "neurogen.load",
+    "load": "neurogen.loading",
+    "load_text": "neurogen.loading",
     "BackendError": "neurogen.errors",
     "NeurogenError": "neurogen.errors",
     "SpecError": "neurogen.errors",

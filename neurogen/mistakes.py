@@ -29,4 +29,6 @@ CODES: Mapping[str, str] = {
     "NG033": "a default lies outside its bounds",
     "NG034": "a state is never charged",
     "NG035": "prev() takes the name of a state, or spike",
+    "NG040": "the scheme does not apply to the dynamics",
+    "NG041": "an expression is no response kernel",
 }

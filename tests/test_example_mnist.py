@@ -325,9 +325,9 @@ def test_as_a_command_on_the_generated_neuron(tmp_path: Path) -> None:
     options += ["-backend", "torch", "-data-dir", "data", "-out-dir", "out"]
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", MODULE, *options],
-        check=True, capture_output=True, text=True, cwd=tmp_path,
+        check=False, capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
     assert "epoch 2/2: train loss" in done.stdout
     assert (tmp_path / "out" / "T3_b32_adam_lr0.001" / "checkpoint_max.pth").is_file()
 

@@ -194,7 +194,7 @@ def doubles() -> Array:
     points = [np.ldexp(mantissas, np.linspace(-1074, 1023, 250).astype(int)).ravel()]
     points += [random.uniform(-scale, scale, 250) for scale in (0.5, 1, 4, 40, 750)]
     points += [1 + random.uniform(-1, 1, 50) * scale for scale in (1e-2, 1e-6, 1e-14)]
-    thresholds = [0.55, 0.66, 1 + math.sqrt(2), 1.25, 64 * math.log(2), 19, 20, 38.5, 40, 27.375]
+    thresholds = [0.55, 0.66, 1 + math.sqrt(2), 1, 64 * math.log(2), 19, 20, 38.5, 40, 27.375]
     thresholds += [(k + 0.5) * math.log(2) for k in (0, 1, 2, 20, 52, 53, 1023)]
     thresholds += [math.log(2.0**1023) + math.log(2), 1074 * math.log(2), 1075 * math.log(2)]
     thresholds += [math.sqrt(k * math.log(2)) for k in (1022, 1074, 1075)]

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import ast
 import difflib
+import keyword
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
-MAX_CHARACTERS = 4000
+MAX_CHARACTERS = 2000
 MAX_DEPTH = 60
+MAX_NAME = 60
 MAX_EXPONENT = 32
+MAX_DEGREE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,29 @@ class Apply:
     """An operator or function of `OPERATORS` applied to its arguments.
 
     `at` is the offset of the first character in the equation's text, for messages.
+    `depth` counts its operators from here to the furthest leaf, `size` all of them and all leaves.
+    They and the hash are computed once: later stages look trees up by the thousand.
     """
 
     operator: str
     arguments: tuple[Expression, ...]
     at: int = field(default=0, compare=False, repr=False)
+    depth: int = field(default=0, init=False, compare=False, repr=False)
+    size: int = field(default=0, init=False, compare=False, repr=False)
+    _hash: int = field(default=0, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        inner = [a for a in self.arguments if isinstance(a, Apply)]
+        leaves = len(self.arguments) - len(inner)
+        object.__setattr__(self, "depth", 1 + max((a.depth for a in inner), default=0))
+        object.__setattr__(self, "size", 1 + leaves + sum(a.size for a in inner))
+        object.__setattr__(self, "_hash", hash((self.operator, self.arguments)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Apply, (self.operator, self.arguments, self.at)  # hashes differ between processes
 
 
 Expression = Number | Name | Apply
@@ -95,13 +117,14 @@ OPERATORS: Mapping[str, Operator] = {
 }  # fmt: skip
 
 #: Functions that equations may call; the rest of `OPERATORS` is written infix.
-FUNCTIONS = tuple(sorted(name for name, op in OPERATORS.items() if op.binds == 0)) + ("where",)
+FUNCTIONS = (*sorted(name for name, entry in OPERATORS.items() if entry.binds == 0), "where")
 
 #: Operators that only later stages introduce; equations cannot write them.
 INTERNAL: Mapping[str, Operator] = {
     "fire": Operator((_CONDITION, _REAL)),  # 1 where the condition holds; slope of the surrogate
     "slope": Operator((_REAL,)),  # the surrogate's slope
     "gaussian": Operator((_REAL,)),  # exp(-x**2), accurate for large |x|
+    "element": Operator((_REAL, _REAL, _REAL)),  # matrix, row, column: an element of its exponential
 }
 
 _BINARY: Mapping[type[ast.operator], str] = {
@@ -110,7 +133,37 @@ _BINARY: Mapping[type[ast.operator], str] = {
 _COMPARE: Mapping[type[ast.cmpop], str] = {
     ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
 }  # fmt: skip
-IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+_TOKEN = re.compile(
+    r"(?P<space>[ \t\n]+)"
+    r"|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"|(?P<name>[A-Za-z_]\w*)"
+    r"|(?P<symbol>\*\*|<=|>=|==|!=|[-+*/<>(),])",
+    re.ASCII,
+)
+_WORDS = frozenset(("if", "else", "and", "or", "not"))
+
+#: What to write instead of characters that people try.
+_INSTEAD: Mapping[str, str] = {
+    "=": "an equation is the right-hand side only; == compares",
+    "^": "a power is written **",
+    "%": "there is no remainder; a - b * floor(a / b)",
+    "&": "write and",
+    "|": "write or",
+    "!": "write not",
+    "~": "write not",
+    "[": "brackets are ( and )",
+    "{": "brackets are ( and )",
+    "\u2212": "a minus is written -",
+    "\u2013": "a minus is written -",
+    "\u00d7": "a product is written *",
+    "\u00b7": "a product is written *",
+    "\u00b2": "a square is written **2",
+    "\u2265": "write >=",
+    "\u2264": "write <=",
+    ".": "a decimal point needs a digit beside it; names have no parts",
+    "#": "comments go on lines of their own",
+}
 
 
 class ExpressionError(ValueError):
@@ -126,9 +179,11 @@ def operator(name: str) -> Operator:
     return OPERATORS[name] if name in OPERATORS else INTERNAL[name]
 
 
-def did_you_mean(word: str, known: Iterator[str] | list[str] | tuple[str, ...]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'tau'?`, or an empty string where nothing known is near."""
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    candidates = sorted(known)
+    near = [name for name in candidates if name.lower() == word.lower()]
+    near = near or difflib.get_close_matches(word[:MAX_NAME], candidates, n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else ""
 
 
@@ -154,36 +209,141 @@ def parse(text: str, kernels: frozenset[str] = frozenset()) -> Expression:
         )
     if not text.strip():
         raise ExpressionError("NG021", "the equation is empty")
-    depth = 0
-    for at, character in enumerate(text):
-        if character == "#" or not (" " <= character <= "~" or character in "\n\t"):
-            raise ExpressionError(
-                "NG021",
-                f"character {character!r} is not allowed in an equation",
-                at,
-                "equations are plain ASCII without comments",
-            )
-        depth += (character == "(") - (character == ")")
-        if depth < 0:
-            raise ExpressionError("NG021", "')' closes nothing", at)
+    _check_tokens(text)
     # One pair of brackets lets an equation span lines; it shifts every offset by one.
     try:
         tree = ast.parse(f"({text}\n)", mode="eval").body
     except (RecursionError, MemoryError):
         raise _too_deep() from None
     except SyntaxError as error:
-        if "nested" in str(error.msg) or "complex" in str(error.msg):
-            raise _too_deep() from None
-        lines = text.split("\n")
-        row = min(max((error.lineno or 1) - 1, 0), len(lines) - 1)
-        column = (error.offset or 1) - 1 - (row == 0)
-        at = min(sum(len(line) + 1 for line in lines[:row]) + max(column, 0), len(text))
+        raise _wrong_syntax(text, error) from None
+    expression = _Walk(text, kernels).walk(tree, 0)
+    if isinstance(expression, Apply) and expression.depth > MAX_DEPTH:
+        raise _too_deep()
+    _degree(expression)
+    return expression
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
+    """(kind, text, offset) of every token: `number`, `name`, `word` or `symbol`."""
+    at = 0
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None:
+            raise ExpressionError(
+                "NG021",
+                f"{_shown(text[at])} is not allowed in an equation",
+                at,
+                _INSTEAD.get(text[at], "equations are plain ASCII"),
+            )
+        kind, word, start, at = token.lastgroup or "", token[0], at, token.end()
+        if kind == "number":
+            _check_number(word, text[at:], start)
+        elif kind == "name" and word not in _WORDS:
+            _check_name(word, start)
+        if kind != "space":
+            yield "word" if word in _WORDS else kind, word, start
+
+
+def _check_tokens(text: str) -> None:  # noqa: PLR0912
+    """Operands, operators and brackets must alternate as they should, and not nest too deep."""
+    brackets: list[tuple[int, bool]] = []  # where, and whether it is a call's
+    conditions: list[int] = []
+    prefixes, last, complete, callable_name = 0, "", False, False
+    for kind, word, at in _tokens(text):
+        is_operand = kind in {"number", "name"}
+        is_call = word == "(" and callable_name
+        is_prefix = word in {"+", "-", "not"} and not complete
+        if complete and not is_call and (is_operand or word in {"(", "not"}):
+            raise _wrong(at, f"an operator is missing before '{word}'", "write a * b", word)
+        if word == ")" and not brackets:
+            raise _wrong(at, "')' closes nothing", "", word)
+        is_empty_call = word == ")" and last == "(" and brackets[-1][1]
+        if not (complete or is_operand or is_prefix or is_empty_call or word == "("):
+            raise _wrong(at, f"something is missing before '{word}'", "", word)
+        if word == "," and not (brackets and brackets[-1][1]):
+            raise _wrong(at, "',' stands outside a call", "a decimal point is .", word)
+        prefixes = prefixes + 1 if is_prefix else 0
+        if word == "(":
+            brackets.append((at, is_call))
+        elif word == ")":
+            brackets.pop()
+        elif word == "if":
+            conditions.append(at)
+        elif word == "else":
+            if not conditions:
+                raise _wrong(at, "an 'else' without its 'if'", "write a if c else b", word)
+            conditions.pop()
+        if max(len(brackets), prefixes) > MAX_DEPTH:
+            raise _too_deep(at)
+        last, complete, callable_name = word, is_operand or word == ")", kind == "name"
+    if not complete:
+        raise _wrong(len(text.rstrip()) - 1, f"the equation breaks off after '{last}'", "", "")
+    if brackets:
+        raise _wrong(brackets[-1][0], "'(' is never closed", "", "(")
+    if conditions:
+        raise _wrong(conditions[-1], "an 'if' without its 'else'", "write a if c else b", "if")
+
+
+def _wrong(at: int, message: str, hint: str, word: str) -> ExpressionError:
+    return ExpressionError("NG021", message, at, hint, max(1, len(word)))
+
+
+def _check_number(word: str, rest: str, at: int) -> None:
+    glued = re.match(r"[\w.]*", rest)
+    tail = glued[0] if glued else ""
+    if tail or re.fullmatch(r"0\d+", word):
+        written = (word + tail)[:MAX_NAME]
+        factor = IDENTIFIER.fullmatch(tail) and tail not in _WORDS and word != "0"
+        hint = f"write {word} * {tail}" if factor else "write 0.5, 2 or 1e-3"
+        raise _wrong(at, f"'{written}' is not a number", hint, written)
+
+
+def _check_name(name: str, at: int) -> None:
+    if keyword.iskeyword(name) or not IDENTIFIER.fullmatch(name) or len(name) > MAX_NAME:
+        shown = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
         raise ExpressionError(
-            "NG021", f"not an equation: {error.msg}", at, "see docs/language.md for the grammar"
-        ) from None
-    except ValueError as error:
-        raise ExpressionError("NG021", f"not an equation: {error}") from None
-    return _Walk(text, kernels).walk(tree, 0)
+            "NG021",
+            f"'{shown}' cannot be a name",
+            at,
+            f"a letter, then letters, digits, underscores, {MAX_NAME} at most; no word of Python",
+            min(len(name), MAX_NAME),
+        )
+
+
+def _shown(character: str) -> str:
+    return f"'{character}'" if character.isprintable() else f"the character U+{ord(character):04X}"
+
+
+def _wrong_syntax(text: str, error: SyntaxError) -> ExpressionError:
+    """What is left for Python to refuse: `a + not b`, an `else` on the wrong side of a bracket."""
+    lines = text.split("\n")
+    row = min(max((error.lineno or 1) - 1, 0), len(lines) - 1)
+    column = max((error.offset or 1) - 1 - (row == 0), 0)
+    at = min(sum(len(line) + 1 for line in lines[:row]) + column, len(text) - 1)
+    token = _TOKEN.match(text, at)
+    word = token[0].strip()[:MAX_NAME] if token else ""
+    return _wrong(at, f"wrong syntax at '{word}'" if word else "wrong syntax", "", word)
+
+
+def _degree(node: Expression) -> int:
+    """How often a product repeats a factor at most, powers of powers multiplied out."""
+    if not isinstance(node, Apply):
+        return 1
+    degrees = [_degree(argument) for argument in node.arguments]
+    if node.operator in {"*", "/"}:
+        degree = sum(degrees)
+    elif node.operator == "**":
+        exponent = node.arguments[1]
+        degree = degrees[0] * abs(int(exponent.value)) if isinstance(exponent, Number) else 1
+    else:
+        return degrees[0] if node.operator == "neg" else 1
+    if degree > MAX_DEGREE:
+        raise ExpressionError(
+            "NG022", f"a product of {degree} factors, more than {MAX_DEGREE}", node.at,
+            "write exp(n * log(a))",
+        )  # fmt: skip
+    return degree
 
 
 def _too_deep(at: int = 0) -> ExpressionError:
@@ -213,7 +373,7 @@ class _Walk:
         row = min((node.end_lineno or 1) - 1, len(self.starts) - 1)
         return self.text[self.at(node) : self.starts[row] + (node.end_col_offset or 0) - (row == 0)]
 
-    def walk(self, node: ast.expr, depth: int) -> Expression:
+    def walk(self, node: ast.expr, depth: int) -> Expression:  # noqa: PLR0911, PLR0912
         at = self.at(node)
         if depth > MAX_DEPTH:
             raise _too_deep(at)
@@ -222,23 +382,21 @@ class _Walk:
             return self.walk(child, depth + 1)
 
         match node:
-            case ast.Constant():
+            case ast.Constant(value=int() | float()):
                 return self.number(node, at)
             case ast.Name(id=name):
-                if not IDENTIFIER.fullmatch(name):
-                    raise ExpressionError("NG021", f"{name!r} cannot be a name", at)
                 return Name(name, at)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
                 symbol = _BINARY[type(op)]
                 first, second = inner(left), inner(right)
-                return self.power(first, second, at) if symbol == "**" else Apply(
-                    symbol, (first, second), at
-                )
+                if symbol == "**":
+                    return self.power(first, second, at)
+                return Apply(symbol, (first, second), at)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 value = inner(operand)
-                return Number(-value.value, at) if isinstance(value, Number) else Apply(
-                    "neg", (value,), at
-                )
+                if isinstance(value, Number):
+                    return Number(-value.value, at)
+                return Apply("neg", (value,), at)
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return inner(operand)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -247,8 +405,6 @@ class _Walk:
                 symbol = "and" if isinstance(op, ast.And) else "or"
                 return self.chain(symbol, [inner(value) for value in values], at)
             case ast.Compare(left=left, ops=ops, comparators=comparators):
-                if any(type(op) not in _COMPARE for op in ops):
-                    raise ExpressionError("NG021", "only < <= > >= == != compare numbers", at)
                 terms = [inner(term) for term in (left, *comparators)]
                 pairs: list[Expression] = [
                     Apply(_COMPARE[type(op)], (a, b), at)
@@ -259,27 +415,23 @@ class _Walk:
                 return Apply("where", (inner(test), inner(body), inner(orelse)), at)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
                 return self.call(name, [inner(argument) for argument in args], at)
+        written = self.source(node).split("\n")[0][:40]
         raise ExpressionError(
             "NG021",
-            f"'{self.source(node)[:40]}' is not part of the equation language",
+            f"'{written}' is not part of the equation language",
             at,
-            "allowed are numbers, names, + - * / **, comparisons, and/or/not, "
-            "a if c else b, and calls of " + ", ".join(FUNCTIONS),
-            max(1, len(self.source(node).split("\n")[0])),
+            "allowed are numbers, names, + - * / **, comparisons, and/or/not, a if c else b, calls",
+            max(1, len(written)),
         )
 
     def number(self, node: ast.Constant, at: int) -> Expression:
         written = self.source(node)
-        if isinstance(node.value, bool) or not isinstance(node.value, int | float):
-            raise ExpressionError(
-                "NG021", f"{written[:40]} is not a number", at, width=len(written.split("\n")[0])
-            )
-        try:
-            value = float(written)
-        except ValueError:
-            raise ExpressionError("NG021", f"{written[:40]} is not a decimal number", at) from None
+        value = float(written)
         if not math.isfinite(value):
-            raise ExpressionError("NG021", f"{written[:40]} is larger than any float64", at)
+            shown = written if len(written) <= 20 else f"{written[:20]}…"
+            raise ExpressionError(
+                "NG026", f"{shown} is larger than any float64", at, width=len(written)
+            )
         return Number(value, at)
 
     def power(self, base: Expression, exponent: Expression, at: int) -> Expression:
@@ -288,14 +440,14 @@ class _Walk:
                 "NG022",
                 "the exponent of ** must be a whole number",
                 exponent.at,
-                "write sqrt(a), or exp(b * log(a)) for a real exponent",
+                "write sqrt(a), or exp(b * log(a)) for any other exponent",
             )
         if abs(exponent.value) > MAX_EXPONENT:
             raise ExpressionError(
                 "NG022",
                 f"the exponent {exponent.value:g} is beyond ±{MAX_EXPONENT}",
                 exponent.at,
-                "powers are expanded into products; write exp(n * log(a))",
+                "a power is a product written out; exp(n * log(a)) is not",
             )
         if exponent.value == 0:
             raise ExpressionError("NG022", "a power of 0 is always 1", exponent.at, "write 1")
@@ -304,7 +456,12 @@ class _Walk:
     def call(self, name: str, arguments: list[Expression], at: int) -> Expression:
         if name in self.kernels:
             if len(arguments) != 1:
-                raise ExpressionError("NG023", f"kernel '{name}' takes one argument", at)
+                raise ExpressionError(
+                    "NG023",
+                    f"the kernel {name}() takes 1 argument, not {len(arguments)}",
+                    at,
+                    width=len(name),
+                )
             return Apply(name, tuple(arguments), at)
         if name not in FUNCTIONS:
             hint = did_you_mean(name, [*FUNCTIONS, *self.kernels])
@@ -315,7 +472,7 @@ class _Walk:
                 hint or "functions are " + ", ".join(FUNCTIONS),
                 len(name),
             )
-        if name in ("min", "max") and len(arguments) > 2:
+        if name in {"min", "max"} and len(arguments) > 2:
             return self.chain(name, arguments, at)
         expected = len(OPERATORS[name].takes)
         if len(arguments) != expected:
@@ -367,23 +524,25 @@ def infix(expression: Expression) -> str:
     def show(node: Expression, binds: int) -> str:
         match node:
             case Number(value=value):
-                text = repr(int(value)) if value == int(value) and abs(value) < 1e6 else repr(value)
+                short = value.is_integer() and abs(value) < 1e6
+                text = repr(int(value)) if short else repr(value)
                 return f"({text})" if value < 0 and binds > 6 else text
             case Name(name=name):
                 return name
         assert isinstance(node, Apply)
-        own = OPERATORS.get(node.operator, INTERNAL.get(node.operator, Operator(()))).binds
-        a = node.arguments
+        entry = OPERATORS.get(node.operator) or INTERNAL.get(node.operator) or Operator(())
+        own, a = entry.binds, node.arguments
         if node.operator == "where":
             text = f"{show(a[1], own + 1)} if {show(a[0], own + 1)} else {show(a[2], own)}"
         elif own == 0:
             return f"{node.operator}({', '.join(show(argument, 0) for argument in a)})"
-        elif node.operator in ("neg", "not"):
+        elif node.operator in {"neg", "not"}:
             text = ("-" if node.operator == "neg" else "not ") + show(a[0], own)
         elif node.operator == "**":
             text = f"{show(a[0], own + 1)}**{show(a[1], own + 1)}"
         else:
-            text = f"{show(a[0], own)} {node.operator} {show(a[1], own + 1)}"
+            left = own + (node.operator in _COMPARE.values())  # a < b < c would mean a chain
+            text = f"{show(a[0], left)} {node.operator} {show(a[1], own + 1)}"
         return f"({text})" if own < binds else text
 
     return show(expression, 0)

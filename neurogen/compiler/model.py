@@ -1,58 +1,40 @@
-"""Spec -> Model: one discrete step of the neuron (charge, fire, reset) and its prelude.
+"""Spec -> Model: one discrete step of the neuron (dynamics, charge, fire, reset) and its prelude.
 
-In: a `Spec`. Out: a `Model`: every name resolved to one value, parameter-only subexpressions drawn
-out as constants, compile-time flags left as conditions. Semantic mistakes are found here, all of
-them in one run. Separate because this is where the language gets its meaning; derivatives and
-targets come after it.
+In: a `Spec`. Out: a `Model`: statements in order, every name resolved to one value, parameter-only
+subexpressions drawn out as constants, compile-time flags left as conditions. Semantic mistakes are
+found on the way, all of them in one run. Separate because this is where the language gets its
+meaning; derivatives and targets come after it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from neurogen.compiler.expression import (
-    INTERNAL,
-    OPERATORS,
-    Apply,
-    Expression,
-    Name,
-    Number,
-    did_you_mean,
-    infix,
-    names,
-    parse,
-    substitute,
-    walk,
-)
-from neurogen.compiler.numeric import evaluate
+from neurogen.compiler.expression import Apply, Expression, Name, Number, parse, substitute
+from neurogen.compiler.kernels import KernelError, response
+from neurogen.compiler.prelude import Prelude, any_of, occurrences
 from neurogen.compiler.program import (
     DETACH_RESET,
     HARD_RESET,
     Assign,
     Constant,
+    Matrix,
     StateVariable,
-    is_flag_condition,
 )
+from neurogen.compiler.schemes import SCHEMES, SchemeError, System, Values
+from neurogen.compiler.scope import BASE_FIRE, Scope
 from neurogen.compiler.source import Path
-from neurogen.compiler.spec import Equation, Parameter, Spec, State
-from neurogen.errors import Mistake, SpecError
+from neurogen.compiler.spec import Equation, Parameter, Spec
+from neurogen.errors import SpecError
 
-_BASE = {
-    "v_threshold": Parameter(
-        name="v_threshold", default=1.0, doc="Threshold of the membrane potential."
-    ),
-    "v_reset": Parameter(
-        name="v_reset",
-        default=0.0,
-        doc="Membrane potential after a spike (hard reset) and at rest.",
-    ),
-}
-_BASE_STATES = (State(name="v", init=Equation("v_rest", parse("v_rest"))),)
 _HARD = parse("spike*v_reset + (1 - spike)*v")
 _SOFT = parse("v - spike*v_threshold")
-_ZERO, _ONE = Number(0.0), Number(1.0)
+_RESETS: dict[str, Expression] = {
+    "hard": _HARD,
+    "soft": _SOFT,
+    "auto": Apply("where", (Name(HARD_RESET), _HARD, _SOFT)),
+}
+_ZERO = Number(0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +44,19 @@ class Model:
     Attributes:
         spec: Where it came from.
         parameters: Constructor keywords that are numbers or tensors, base neuron's included.
-        reset: `auto` (hard or soft as `v_reset` says), `hard`, `soft` or `fixed` (by the spec).
+        v_reset_may_be_none: Whether `v_reset=None` chooses the soft reset (or a rest at 0).
         learnable_when: Learnables that exist only under a flag condition.
         charge, fire, after: Statements up to H[t], S[t] and V[t]; `after` ends with the output.
         output: The name that leaves the step.
+        grad_output: What the backward pass calls its gradient.
     """
 
     spec: Spec
     parameters: tuple[Parameter, ...]
-    reset: str
+    v_reset_may_be_none: bool
     flags: tuple[str, ...]
     constants: tuple[Constant, ...]
+    matrices: tuple[Matrix, ...]
     states: tuple[StateVariable, ...]
     learnable_when: tuple[tuple[str, Expression], ...]
     charge: tuple[Assign, ...]
@@ -93,601 +77,369 @@ def build_model(spec: Spec) -> Model:
     Raises:
         SpecError: With every semantic mistake.
     """
-    builder = _Builder(spec)
-    model = builder.build()
-    if builder.mistakes:
-        raise SpecError(tuple(builder.mistakes))
-    assert model is not None
-    return model
+    scope = Scope(spec)
+    _refuse_unsupported(scope)
+    if not scope.mistakes:
+        step = _Step(scope)
+        step.write()
+        if not scope.mistakes:
+            return step.model()
+    raise SpecError(tuple(scope.mistakes))
 
 
-@dataclass
-class _Builder:
-    """Mutable while one model is built; nothing outlives `build`."""
+def _refuse_unsupported(scope: Scope) -> None:
+    spec = scope.spec
+    if spec.noise:
+        scope.add("NG007", ("noise",), "`noise` is not supported yet", key=True)
+    for state in spec.states:
+        if state.uniform is not None:
+            path = ("states", state.name)
+            scope.add("NG007", path, "a random initial value is not supported yet")
+    for key, entries in (("parameters", spec.parameters), ("learnable", spec.learnable)):
+        for entry in entries:
+            if entry.per == "step":
+                scope.add("NG007", (key, entry.name, "per"), "`per: step` is not supported yet")
+    if not spec.charge and not spec.dynamics:
+        scope.add("NG004", (), "missing key 'charge'", "charge: v + x")
+    if spec.dynamics and spec.scheme is None:
+        hint = "scheme: one of " + ", ".join(SCHEMES)
+        scope.add("NG004", ("dynamics",), "`dynamics` needs a `scheme`", hint, key=True)
+    if spec.scheme is not None and not spec.dynamics:
+        scope.add("NG013", ("scheme",), "`scheme` without `dynamics`", "remove it", key=True)
 
-    spec: Spec
-    mistakes: list[Mistake] = field(default_factory=list)
-    used: set[str] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
 
-    def build(self) -> Model | None:
-        spec = self.spec
-        self.refuse_unsupported()
-        self.declare()
-        if self.mistakes:
-            return None
-        statements: list[Assign] = []
-        scope = self.parameter_scope()
-        states = {state.name: state.name for state in self.states}
-        for name in (*states, *spec.inputs):
-            scope[name] = Name(name)
+def _symbol(state: str, letter: str) -> str:
+    """H[t] and V[t] are the textbook's names for v."""
+    return f"{letter if state == 'v' else state}[t]"
 
-        integers = {state.name for state in self.states if state.integer}
 
-        def step(name: str, expression: Expression | None, note: str, state: str = "") -> None:
-            value = expression or _ZERO
-            if state in integers:  # a counter: no gradient flows through it
-                value = Apply("detach", (value,))
-            statements.append(Assign(name, value, note))
+class _Step:
+    """Writes the statements of one step, in order; mutable while it does."""
 
-        # let: parameter-only ones are constants of the prelude, the others are temporaries
-        for item in spec.let:
-            path: Path = ("let", item.name)
-            expression = self.resolve(item.equation, path, scope)
-            if expression is not None and self.is_constant(expression):
-                self.named_constants[item.name] = expression
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.spec = scope.spec
+        self.statements: list[Assign] = []
+        # What each state is called at this point of the step, and what each name means here.
+        self.current = {state.name: state.name for state in scope.states}
+        self.names: dict[str, Expression] = scope.parameter_scope()
+        self.names |= {name: Name(name) for name in (*self.current, *self.spec.inputs)}
+        self.integers = {state.name for state in scope.states if state.integer}
+        self.hidden: list[StateVariable] = []
+        self.responses: dict[tuple[str, Expression], Expression] = {}
+        self.impulses: list[tuple[str, str, Expression]] = []
+        self.spike: Expression = _ZERO
+        self.output = ""
+        scope.respond = self.respond
+
+    # -- statements --------------------------------------------------------------------------
+
+    def assign(self, name: str, expression: Expression | None, note: str) -> Name:
+        """Append a statement under a fresh name."""
+        name = self.scope.fresh(name)
+        self.put(name, expression, note)
+        return Name(name)
+
+    def put(self, name: str, expression: Expression | None, note: str, state: str = "") -> None:
+        """Append a statement under a name that is its own already."""
+        value = expression or _ZERO
+        if state in self.integers:  # a counter: no gradient flows through it
+            value = Apply("detach", (value,))
+        self.statements.append(Assign(name, value, note))
+
+    def write(self) -> None:
+        """Dynamics, charge, fire, reset, output."""
+        if self.spec.dynamics:
+            self.evolve()
+        self.temporaries()
+        self.charge()
+        self.charged = len(self.statements)
+        self.fire()
+        self.fired = len(self.statements)
+        self.reset()
+        self.scope.check_unused(self.current)
+
+    def evolve(self) -> None:
+        """Continuous time: the scheme takes every state of `dynamics` over one step."""
+        spec, scope = self.spec, self.scope
+        equations = {item.name: item.equation for item in spec.dynamics}
+        for name in equations:
+            if name not in self.current:
+                scope.no_state(name, ("dynamics", name))
+        if scope.mistakes:
+            return
+        respond, scope.respond = scope.respond, None
+
+        def slopes(values: Values, stage: str) -> Values:
+            names = {**self.names, **values}
+            for item in spec.let:
+                value = scope.resolve(item.equation, ("let", item.name), names)
+                if value is not None and not scope.is_constant(value):
+                    value = self.assign(f"{item.name}_{stage}", value, f"let, stage {stage}")
+                names[item.name] = value or _ZERO
+            return {
+                x: scope.resolve(equation, ("dynamics", x), names) or _ZERO
+                for x, equation in equations.items()
+            }
+
+        system = System(scope, tuple(equations), slopes, self.assign, self.written_out)
+        try:
+            values = SCHEMES[spec.scheme or "euler"](system)
+        except SchemeError as error:
+            scope.add("NG040", ("dynamics", error.state), error.message, error.hint, key=True,
+                      width=len(error.state))  # fmt: skip
+            return
+        scope.respond = respond
+        charged = {item.name for item in spec.charge}
+        for state, value in values.items():
+            name = f"flow_{state}" if state in charged else f"h_{state}"
+            self.name_state(state, value, name, f"dynamics: {_symbol(state, 'H')}")
+
+    def written_out(self, expression: Expression) -> Expression:
+        """An expression with the temporaries written so far replaced by what they stand for."""
+        values: dict[str, Expression] = {}
+        for statement in self.statements:
+            values[statement.name] = substitute(statement.expression, values)
+        return self.scope.inline(substitute(expression, values))
+
+    def name_state(self, state: str, value: Expression | None, name: str, note: str) -> None:
+        """A state's new value, under which it is known from here on."""
+        fresh = self.scope.fresh(name)
+        self.put(fresh, value, note, state)
+        self.current[state] = fresh
+        self.names[state] = Name(fresh)
+
+    def temporaries(self) -> None:
+        """`let`: parameter-only ones are constants of the prelude, the others are temporaries."""
+        scope = self.scope
+        for item in self.spec.let:
+            value = scope.resolve(item.equation, ("let", item.name), self.names)
+            if value is not None and scope.is_constant(value):
+                scope.definitions[item.name] = value
             else:
-                step(item.name, expression, "let")
-            scope[item.name] = Name(item.name)
-        # charge
-        for index, item in enumerate(spec.charge):
-            path = ("charge", item.name) if len(spec.charge) > 1 else ("charge",)
-            expression = self.resolve(item.equation, path, scope)
-            if item.name in states:
-                charged = self.fresh(f"h_{item.name}")
-                states[item.name] = charged
-                note = f"charge: {'H' if item.name == 'v' else item.name}[t]"
-            else:
-                if item.name in scope:
-                    self.add("NG011", ("charge", index), f"'{item.name}' is declared already",
-                             "a step of charge is a state or a new name", key=True)  # fmt: skip
-                charged, note = item.name, "charge"
-            step(charged, expression, note, item.name)
-            scope[item.name] = Name(charged)
-        split_charge = len(statements)
-        # fire
-        spike = self.fire(scope, step)
-        split_fire = len(statements)
-        # reset: simultaneous, so every right-hand side sees this one scope
-        following = dict(states)
-        resets = self.resets(scope)
-        if resets and self.may_fire:
-            reset_spike = self.fresh("reset_spike")
-            step(reset_spike, Apply("where", (Name(DETACH_RESET), Apply("detach", (spike,)), spike)),
-                 "S[t] as reset sees it")  # fmt: skip
-            scope_after = {**scope, "spike": Name(reset_spike)}
-        else:
-            scope_after = {**scope, "spike": _ZERO}
-        for name, equation, path in resets:
-            expression = self.resolve(equation, path, scope_after)
-            following[name] = self.fresh(f"next_{name}")
-            step(following[name], expression, f"reset: {'V' if name == 'v' else name}[t]", name)
-        # output: sees what the step leaves behind
-        output = spike.name if isinstance(spike, Name) else None
-        if spec.output is not None:
-            after = {name: Name(following[name]) for name in states}
-            expression = self.resolve(spec.output, ("output",), {**scope, **after, "spike": spike})
-            output = self.fresh("output")
-            step(output, expression, "output")
-        elif output is None:
-            self.add("NG004", ("fire",), "a neuron that never fires needs an `output`",
-                     "output: v")  # fmt: skip
-        self.check_unused(following)
-        if self.mistakes:
-            return None
-        return self.assemble(statements, split_charge, split_fire, states, following, output or "")
+                self.put(item.name, value, "let")
+            self.names[item.name] = Name(item.name)
 
-    # -- declarations ------------------------------------------------------------------------
-
-    def refuse_unsupported(self) -> None:
-        spec = self.spec
-        for key in ("dynamics", "scheme", "kernels", "noise"):
-            if getattr(spec, key):
-                self.add("NG007", (key,), f"`{key}` is not supported yet", key=True)
-        if spec.fire is not None and spec.fire.kind != "binary":
-            self.add("NG007", ("fire", "kind"), f"`kind: {spec.fire.kind}` is not supported yet")
-        for state in spec.states:
-            if state.uniform is not None:
-                self.add("NG007", ("states", state.name), "a random initial value is not supported "
-                         "yet")  # fmt: skip
-        for key, entries in (("parameters", spec.parameters), ("learnable", spec.learnable)):
-            for entry in entries:
-                if entry.per == "step":
-                    self.add("NG007", (key, entry.name, "per"), "`per: step` is not supported yet")
-        if not spec.charge and not spec.dynamics:
-            self.add("NG004", (), "missing key 'charge'", "charge: v + x")
-
-    def declare(self) -> None:
-        """Check that names are declared once, and settle what the base neuron adds."""
-        spec = self.spec
-        self.states = spec.states or _BASE_STATES
-        kinds: list[tuple[str, Iterable[str]]] = [
-            ("states", (s.name for s in spec.states)),
-            ("inputs", spec.inputs),
-            ("parameters", (p.name for p in spec.parameters)),
-            ("learnable", (w.name for w in spec.learnable)),
-            ("flags", (f.name for f in spec.flags)),
-            ("let", (d.name for d in spec.let)),
-            ("kernels", (k.name for k in spec.kernels)),
-        ]
-        seen: dict[str, str] = {} if spec.states else {"v": "states"}
-        for kind, declared in kinds:
-            for position, name in enumerate(declared):
-                path: Path = (kind, position if kind == "inputs" else name)
-                if name in seen:
-                    where = f"{seen[name]} already" if spec.states or name != "v" else (
-                        "states: it is the membrane potential")  # fmt: skip
-                    self.add("NG011", path, f"'{name}' is declared in {where}",
-                             "every name has one meaning", key=kind != "inputs")  # fmt: skip
-                if name in _BASE and kind not in ("parameters", "learnable"):
-                    self.add("NG010", path, f"'{name}' is a parameter of the base neuron",
-                             "choose another name", key=kind != "inputs")  # fmt: skip
-                seen[name] = kind
-        if not spec.inputs:
-            self.add("NG005", ("inputs",), "a neuron has at least one input")
-        self.taken = {*seen, *_BASE, *(item.name for item in spec.charge), "spike", "v_rest", "dt",
-                      DETACH_RESET, HARD_RESET, "spiking"}  # fmt: skip
-        assigned = {item.name for item in spec.reset.assignments}
-        has_v = any(state.name == "v" for state in self.states)
-        rule = spec.reset.rule
-        self.reset = (
-            rule if has_v and "v" not in assigned and rule != "none" and self.may_fire else "fixed"
-        )
-        mentioned = self.mentioned()
-        if self.reset == "auto" or self.reset == "soft":
-            mentioned.add("v_threshold")
-        if self.reset in ("auto", "hard"):
-            mentioned.add("v_reset")
-        self.both_resets = self.reset == "auto" or (self.reset == "fixed" and "v_rest" in mentioned
-                                                    and "v_reset" not in mentioned)  # fmt: skip
-        if "v_rest" in mentioned and self.reset != "soft":
-            mentioned.add("v_reset")
-        own = {p.name for p in spec.parameters} | {w.name for w in spec.learnable}
-        self.parameters = spec.parameters + tuple(
-            parameter for name, parameter in _BASE.items() if name in mentioned and name not in own
-        )
-        if "dt" in mentioned:
-            self.parameters += (
-                Parameter(name="dt", default=spec.dt or 1.0, doc="Time step."),
-            )
-        elif spec.dt is not None:
-            self.add("NG013", ("dt",), "'dt' is never used", "remove it, or name dt", key=True)
-        self.flags = tuple(f.name for f in spec.flags) + ((HARD_RESET,) if self.both_resets else ())
-        self.parameter_names = {
-            *(p.name for p in self.parameters), *(w.name for w in spec.learnable), "v_rest",
-        }  # fmt: skip
-        rest: Expression = Name("v_reset")
-        if self.both_resets:
-            rest = Apply("where", (Name(HARD_RESET), rest, _ZERO))
-        elif "v_reset" not in self.parameter_names or self.reset == "soft":
-            rest = _ZERO
-        self.named_constants: dict[str, Expression] = {"v_rest": rest}
-        self.check_defaults()
-
-    @property
-    def may_fire(self) -> bool:
-        return self.spec.fire is None or self.spec.fire.when is not None
-
-    def mentioned(self) -> set[str]:
-        """Every name that some equation of the spec writes."""
-        spec = self.spec
-        equations = [item.equation for group in (spec.let, spec.charge, spec.dynamics,
-                     spec.reset.assignments) for item in group]  # fmt: skip
-        equations += [state.init for state in self.states if state.init is not None]
-        equations += [w.init for w in spec.learnable]
-        equations += [e for e in (spec.output,) if e is not None]
-        if spec.fire is None:
-            equations.append(Equation("v >= v_threshold", parse("v >= v_threshold")))
-        else:
-            equations += [e for e in (spec.fire.when, spec.fire.guard) if e is not None]
-        return set().union(*(names(equation.expression) for equation in equations))
-
-    def check_defaults(self) -> None:
-        """Defaults must satisfy their own `where` and bounds."""
-        values: dict[str, float] = {p.name: p.default for p in self.parameters}
-        values |= {f.name: f.default for f in self.spec.flags}
-        scope = {name: Name(name) for name in values}
-        for parameter in self.spec.parameters:
-            if parameter.where is None:
+    def charge(self) -> None:
+        """V[t-1] and X[t] to H[t], in order."""
+        scope, spec = self.scope, self.spec
+        for item in spec.charge:
+            path: Path = ("charge", item.name)
+            value = scope.resolve(item.equation, path, self.names)
+            if item.name in self.current:
+                note = f"charge: {_symbol(item.name, 'H')}"
+                self.name_state(item.name, value, f"h_{item.name}", note)
                 continue
-            path: Path = ("parameters", parameter.name, "where")
-            before = set(self.used)
-            condition = self.resolve(parameter.where, path, scope, "condition")
-            self.used = before | (self.used - {parameter.name})
-            if condition is not None and not evaluate(condition, values):
-                self.add("NG033", ("parameters", parameter.name, "default"),
-                         f"the default {parameter.default:g} does not satisfy {parameter.where}")  # fmt: skip
-        for w in self.spec.learnable:
-            init = self.resolve(w.init, ("learnable", w.name, "init"), scope, only_parameters=True)
-            if w.transform == "clamp" and w.bounds is None:
-                self.add("NG004", ("learnable", w.name), "`transform: clamp` needs `bounds`",
-                         "bounds: [low, high]", key=True)  # fmt: skip
-            if w.bounds is not None and w.bounds[0] >= w.bounds[1]:
-                self.add("NG005", ("learnable", w.name, "bounds"), "bounds are [low, high]")
-            elif w.bounds is not None and init is not None and w.transform == "clamp":
-                value = evaluate(init, values)
-                if not w.bounds[0] <= value <= w.bounds[1]:
-                    self.add("NG033", ("learnable", w.name, "init"),
-                             f"the initial value {value:g} lies outside {list(w.bounds)}")  # fmt: skip
+            if item.name in self.names:
+                scope.add("NG011", path, f"'{item.name}' is declared already",
+                          "a step of charge is a state or a new name", key=True)  # fmt: skip
+            self.put(item.name, value, "charge")
+            self.names[item.name] = Name(item.name)
 
-    def parameter_scope(self) -> dict[str, Expression]:
-        return {name: Name(name) for name in (*sorted(self.parameter_names), *self.flags)}
-
-    # -- firing and reset --------------------------------------------------------------------
-
-    def fire(self, scope: dict[str, Expression], step: object) -> Expression:
-        """Append u and the spike; the value of `spike`."""
-        assert callable(step)
-        spec = self.spec
-        if not self.may_fire:
-            return _ZERO
-        if spec.fire is None and not any(state.name == "v" for state in self.states):
-            self.add("NG004", (), "a neuron without a state v needs `fire`", "fire: a >= 1")
-            return Name("spike")
-        when = spec.fire.when if spec.fire and spec.fire.when else Equation(
-            "v >= v_threshold", parse("v >= v_threshold"))  # fmt: skip
-        path: Path = ("fire", "when")
-        condition = self.resolve(when, path, scope, "condition")
+    def fire(self) -> None:
+        """H[t] to S[t]."""
+        scope, fire = self.scope, self.spec.fire
+        if not scope.may_fire:
+            return
+        self.spike = Name("spike")
+        if fire is None and "v" not in self.current:
+            scope.add("NG004", (), "a neuron without a state v needs `fire`", "fire: a >= 1")
+            return
+        when = fire.when if fire and fire.when else Equation("v >= v_threshold", BASE_FIRE)
+        condition = scope.resolve(when, ("fire", "when"), self.names, "condition")
         if condition is None:
-            return Name("spike")
+            return
         if not (isinstance(condition, Apply) and condition.operator in (">", ">=")):
-            self.add("NG030", path, f"{when} is not a threshold",
-                     "write a >= b or a > b; the surrogate sees a - b")  # fmt: skip
-            return Name("spike")
-        u = self.fresh("u")
-        step(u, Apply("-", condition.arguments), "distance to threshold")
-        value: Expression = Apply("fire", (condition, Name(u)))
-        if spec.fire is not None and spec.fire.guard is not None:
-            guard = self.resolve(spec.fire.guard, ("fire", "if"), scope, "condition")
+            scope.add("NG030", ("fire", "when"), f"{when} is not a threshold",
+                      "write a >= b or a > b; the surrogate sees a - b")  # fmt: skip
+            return
+        value = self.spike_value(condition, fire.kind if fire else "binary")
+        if fire is not None and fire.guard is not None:
+            guard = scope.resolve(fire.guard, ("fire", "if"), self.names, "condition")
             value = Apply("where", (guard or condition, value, _ZERO))
-        step("spike", value, "fire: S[t]")
-        return Name("spike")
+        self.put("spike", value, "fire: S[t]")
+        for state, component, start in self.impulses:
+            total = Apply("+", (Name(component), Apply("*", (start, Name("spike")))))
+            following = self.assign(f"next_{state}", total, "response to the spike")
+            self.follow(state, following.name)
 
-    def resets(self, scope: dict[str, Expression]) -> list[tuple[str, Equation, Path]]:
-        """The (state, right-hand side, place) of every reset, the default of v included."""
-        result: list[tuple[str, Equation, Path]] = []
-        states = {state.name for state in self.states}
-        for item in self.spec.reset.assignments:
-            path: Path = ("reset", item.name)
-            if item.name not in states:
-                hint = did_you_mean(item.name, sorted(states)) or (
-                    "states are " + ", ".join(sorted(states)))  # fmt: skip
-                self.add("NG031", path, f"'{item.name}' is no state", hint, key=True,
-                         width=len(item.name))  # fmt: skip
-                continue
-            result.append((item.name, item.equation, path))
-        default = {
-            "hard": _HARD,
-            "soft": _SOFT,
-            "auto": Apply("where", (Name(HARD_RESET), _HARD, _SOFT)),
-        }.get(self.reset)
-        if default is not None:
-            result.insert(0, ("v", Equation("", default), ("reset",)))
-        return result
+    def spike_value(self, condition: Apply, kind: str) -> Expression:
+        """The spike of a comparison a >= b: binary, ternary, or in levels."""
+        a, b = condition.arguments
+        match kind:
+            case "ternary":
+                minus = Apply("neg", (a,))
+                up = self.assign("u", Apply("-", (a, b)), "distance to the threshold")
+                down = self.assign("u", Apply("-", (minus, b)), "distance to its mirror image")
+                below = Apply(condition.operator, (minus, b))
+                return Apply("-", (Apply("fire", (condition, up)), Apply("fire", (below, down))))
+            case "multilevel":
+                levels = self.spec.fire.levels if self.spec.fire else None
+                if levels is None or levels < 1 or levels != int(levels):
+                    self.scope.add("NG004", ("fire",), "`kind: multilevel` needs `levels`, a whole "
+                                   "number", "levels: 4")  # fmt: skip
+                    return _ZERO
+                clipped = Apply("clip", (Apply("/", (a, b)), _ZERO, Number(levels)))
+                level = self.assign("level", clipped, "clipped to the levels")
+                rounding = Apply("-", (Apply("round", (level,)), level))
+                return Apply("+", (level, Apply("detach", (rounding,))))  # straight through
+        u = self.assign("u", Apply("-", (a, b)), "distance to threshold")
+        return Apply("fire", (condition, u))
 
-    # -- names -------------------------------------------------------------------------------
-
-    def fresh(self, wanted: str) -> str:
-        """A name no one has: `wanted`, or `wanted` with a number."""
-        name, number = wanted, 0
-        while name in self.taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self.taken.add(name)
-        return name
-
-    def add(
-        self, code: str, path: Path, message: str, hint: str = "", *, at: int | None = None,
-        width: int = 1, key: bool = False,
-    ) -> None:  # fmt: skip
-        self.mistakes.append(self.spec.mistake(code, path, message, hint, at, width, key))
-
-    def resolve(
-        self,
-        equation: Equation,
-        path: Path,
-        scope: Mapping[str, Expression],
-        kind: str = "real",
-        *,
-        only_parameters: bool = False,
-    ) -> Expression | None:
-        """The equation with its names replaced by what they mean here; None after a mistake."""
-        count = len(self.mistakes)
-
-        def fail(code: str, node: Expression, message: str, hint: str = "", width: int = 1) -> None:
-            self.add(code, path, message, hint, at=node.at, width=width)
-
-        def visit(node: Expression, expected: str) -> Expression:
-            match node:
-                case Number():
-                    if expected == "condition":
-                        fail("NG024", node, "a number is no condition", "compare it: a > 0")
-                    return node
-                case Name(name=name):
-                    return self.lookup(node, scope, expected, fail, only_parameters) or node
-            assert isinstance(node, Apply)
-            symbol, arguments = node.operator, node.arguments
-            if symbol == "prev":
-                return self.previous(arguments[0], fail)
-            entry = OPERATORS.get(symbol) or INTERNAL[symbol]
-            if entry.gives != expected:
-                fail("NG024", node, f"{_brief(node)} is a {entry.gives}, a {expected} is needed here",
-                     "where(condition, 1, 0) makes a number of a condition"
-                     if expected == "real" else "compare it: a > 0")  # fmt: skip
-            if symbol == "where" and (spike := self.spike_condition(arguments[0])):
-                # A condition on spike is arithmetic, so that the gradient through it exists.
-                number = visit(spike, "real")
-                taken, untaken = visit(arguments[1], "real"), visit(arguments[2], "real")
-                return Apply("+", (Apply("*", (number, taken)),
-                                   Apply("*", (Apply("-", (_ONE, number)), untaken))))  # fmt: skip
-            inner = tuple(visit(a, k) for a, k in zip(arguments, entry.takes, strict=True))
-            if symbol == "heaviside":
-                return Apply("where", (Apply(">=", (inner[0], _ZERO)), _ONE, _ZERO))
-            if symbol == "step":
-                return Apply("fire", (Apply(">=", (inner[0], _ZERO)), inner[0]))
-            return Apply(symbol, inner, node.at)
-
-        result = visit(equation.expression, kind)
-        return result if len(self.mistakes) == count else None
-
-    def lookup(
-        self, node: Name, scope: Mapping[str, Expression], expected: str, fail: object,
-        only_parameters: bool,
-    ) -> Expression | None:  # fmt: skip
-        assert callable(fail)
-        name = node.name
-        self.used.add(name)
-        is_flag = name in self.flags or any(f.name == name for f in self.spec.flags)
-        if name not in scope:
-            if name == "spike":
-                fail("NG032", node, "`spike` is known only after the neuron has fired",
-                     "prev(spike) is the last spike", 5)  # fmt: skip
-            elif only_parameters:
-                fail("NG025", node, f"'{name}' is no parameter; only parameters may stand here",
-                     did_you_mean(name, list(scope)), len(name))  # fmt: skip
+    def reset(self) -> None:
+        """H[t] and S[t] to V[t], simultaneously, and what leaves the step."""
+        scope, spec = self.scope, self.spec
+        rules: list[tuple[str, Equation, Path]] = []
+        if scope.reset in _RESETS:
+            rules.append(("v", Equation("", _RESETS[scope.reset]), ("reset",)))
+        for item in spec.reset.assignments:
+            if item.name in self.current:
+                rules.append((item.name, item.equation, ("reset", item.name)))
             else:
-                fail("NG012", node, f"unknown name '{name}'",
-                     did_you_mean(name, list(scope)) or "known are " + ", ".join(sorted(scope)),
-                     len(name))  # fmt: skip
-            return None
-        if is_flag != (expected == "condition"):
-            fail("NG024", node,
-                 f"'{name}' is a {'flag' if is_flag else 'number'}, a {expected} is needed here",
-                 f"write a if {name} else b" if is_flag else f"compare it: {name} > 0",
-                 len(name))  # fmt: skip
-            return None
-        return scope[name]
+                scope.no_state(item.name, ("reset", item.name))
+        names = {**self.names, "spike": self.spike}
+        if rules and scope.may_fire:
+            detached = Apply("detach", (self.spike,))
+            value = Apply("where", (Name(DETACH_RESET), detached, self.spike))
+            names["spike"] = self.assign("reset_spike", value, "S[t] as reset sees it")
+        for state, equation, path in rules:
+            value_or_none = scope.resolve(equation, path, names)
+            self.name_state(state, value_or_none, f"next_{state}", f"reset: {_symbol(state, 'V')}")
+        if spec.output is not None:  # sees what the step leaves behind
+            value_or_none = scope.resolve(
+                spec.output, ("output",), {**self.names, "spike": self.spike}
+            )
+            self.output = self.assign("output", value_or_none, "output").name
+        elif isinstance(self.spike, Name):
+            self.output = self.spike.name
+        else:
+            scope.add("NG004", ("fire",), "a neuron that never fires needs an `output`",
+                      "output: v")  # fmt: skip
 
-    def spike_condition(self, node: Expression) -> Expression | None:
-        if node == Name("spike") or node == Apply("prev", (Name("spike"),)):
-            return node
-        return None
+    # -- response kernels ----------------------------------------------------------------------
 
-    def previous(self, argument: Expression, fail: object) -> Expression:
-        assert callable(fail)
-        states = [state.name for state in self.states]
-        if argument == Name("spike"):
-            self.previous_spike = getattr(self, "previous_spike", "") or self.fresh("prev_spike")
-            return Name(self.previous_spike)
-        if isinstance(argument, Name) and argument.name in states:
-            self.used.add(argument.name)
-            return Name(argument.name)
-        fail("NG035", argument, f"prev() takes a state or spike, not {_brief(argument)}",
-             "states are " + ", ".join(states))  # fmt: skip
-        return argument
+    def respond(self, kernel: str, written: Expression, argument: Expression) -> Expression:
+        """The response of a kernel as a recursion over hidden states; see `kernels.py`."""
+        key = (kernel, argument)
+        if key in self.responses:
+            return self.responses[key]
+        scope = self.scope
+        equation = next(k.equation for k in self.spec.kernels if k.name == kernel)
+        names = {**scope.parameter_scope(), "s": Name("s")}
+        shape = scope.resolve(equation, ("kernels", kernel), names)
+        if shape is None:
+            return _ZERO
+        defaults = {p.name: p.default for p in scope.parameters}
+        try:
+            ode = response(scope.inline(shape), defaults)
+        except KernelError as error:
+            scope.add("NG041", ("kernels", kernel), f"{kernel} is no response kernel: {error}",
+                      "sums of exp(-a*s), s**n exp(-a*s) and exp(-a*s) sin(b*s) are")  # fmt: skip
+            return _ZERO
+        order, dt = len(ode.start), Name("dt")
+        matrix = scope.fresh(f"{kernel}_flow")
+        rows = [
+            tuple(dt if j == i + 1 else _ZERO for j in range(order)) for i in range(order - 1)
+        ] + [tuple(Apply("*", (dt, c)) for c in ode.coefficients)]
+        scope.matrices.append(Matrix(matrix, tuple(rows)))
+        states = [scope.fresh(f"{kernel}_{j}") for j in range(order)]
+        to_spike = written == Name("spike")
+        components: list[Name] = []
+        for i, state in enumerate(states):
+            terms: list[Expression] = []
+            for j, other in enumerate(states):
+                name = scope.fresh(f"{kernel}_flow_{i}_{j}")
+                place = (Name(matrix), Number(float(i)), Number(float(j)))
+                scope.definitions[name] = Apply("element", place)
+                terms.append(Apply("*", (Name(name), Name(other))))
+            start = ode.start[i]
+            if not scope.is_constant(start) or start != _ZERO:
+                if not to_spike:
+                    terms.append(Apply("*", (start, argument)))
+            total = terms[0]
+            for term in terms[1:]:
+                total = Apply("+", (total, term))
+            component = self.assign(f"h_{state}", total, f"response {kernel}, component {i}")
+            components.append(component)
+            self.hidden.append(
+                StateVariable(state, component.name, component.name, _ZERO,
+                              scope.fresh(f"lam_{state}"))
+            )  # fmt: skip
+            if to_spike and start != _ZERO:
+                self.impulses.append((state, component.name, start))
+        self.responses[key] = components[0]
+        return components[0]
 
-    def check_unused(self, following: Mapping[str, str]) -> None:
-        spec = self.spec
-        changed = {item.name for item in (*spec.charge, *spec.reset.assignments)}
-        for state in spec.states:
-            if state.name not in changed and following[state.name] == state.name:
-                self.add("NG034", ("states", state.name), f"state '{state.name}' never changes",
-                         "give it an equation in `charge` or `reset`, or make it a parameter",
-                         key=True, width=len(state.name))  # fmt: skip
-        groups: list[tuple[str, Iterable[str]]] = [
-            ("states", (s.name for s in spec.states)),
-            ("parameters", (p.name for p in spec.parameters)),
-            ("learnable", (w.name for w in spec.learnable)),
-            ("flags", (f.name for f in spec.flags)),
-            ("let", (d.name for d in spec.let)),
-            ("charge", (c.name for c in spec.charge if c.name not in following)),
-        ]
-        implicit = {"v_threshold", "v_reset"} & {p.name for p in self.parameters}
-        implicit -= self.used if self.reset == "fixed" else set()
-        used = self.used | (set() if self.reset == "fixed" else implicit)
-        for kind, declared in groups:
-            for name in declared:
-                if name not in used:
-                    self.add("NG013", (kind, name), f"'{name}' is never used",
-                             "remove it, or name it in an equation", key=True,
-                             width=len(name))  # fmt: skip
-        for position, name in enumerate(spec.inputs):
-            if name not in used:
-                path: Path = ("inputs", position) if spec.source.root.child("inputs") else ("charge",)
-                self.add("NG013", path, f"input '{name}' is never used",
-                         "a neuron that ignores its input is refused")  # fmt: skip
+    def follow(self, state: str, name: str) -> None:
+        """A hidden state's value after the step."""
+        for place, variable in enumerate(self.hidden):
+            if variable.name == state:
+                self.hidden[place] = StateVariable(
+                    state, variable.charged, name, variable.initial, variable.adjoint
+                )
 
-    # -- constants ---------------------------------------------------------------------------
+    # -- the model -----------------------------------------------------------------------------
 
-    def is_constant(self, expression: Expression) -> bool:
-        """Whether only parameters, flags and numbers occur, and no step of the surrogate."""
-        known = self.parameter_names | set(self.flags) | set(self.named_constants)
-        return names(expression) <= known and all(
-            node.operator != "fire" for node in walk(expression) if isinstance(node, Apply)
-        )
-
-    def assemble(
-        self, statements: list[Assign], split_charge: int, split_fire: int,
-        states: Mapping[str, str], following: Mapping[str, str], output: str,
-    ) -> Model:  # fmt: skip
-        hoist = _Hoist(self)
+    def model(self) -> Model:
+        """Everything that was written, over constants."""
+        scope = self.scope
+        prelude = Prelude(scope)
         drawn = tuple(
-            Assign(s.name, hoist.visit(s.expression, ()), s.note) for s in statements
+            Assign(s.name, prelude.visit(s.expression, ()), s.note) for s in self.statements
         )
-        variables = [
+        charged = {s.name: s.name for s in scope.states}
+        for statement in self.statements[: self.charged]:
+            for state in charged:
+                if statement.name in (f"h_{state}", f"flow_{state}"):
+                    charged[state] = statement.name
+        states = [
             StateVariable(
-                state.name, states[state.name], following[state.name],
-                self.initial(state.name, state.init), self.fresh(f"lam_{state.name}"),
+                state.name, charged[state.name], self.current[state.name],
+                scope.initial(state.name, state.init), scope.fresh(f"lam_{state.name}"),
                 not state.integer,
             )
-            for state in self.states
-        ]  # fmt: skip
-        if previous := getattr(self, "previous_spike", ""):
-            variables.append(StateVariable(previous, previous, "spike", _ZERO,
-                                           self.fresh(f"lam_{previous}")))  # fmt: skip
-        constants = hoist.constants()
+            for state in scope.states
+        ] + self.hidden  # fmt: skip
+        if last := scope.previous_spike:
+            states.append(
+                StateVariable(last, last, "spike", _ZERO, scope.fresh(f"lam_{last}"))
+            )
+        if scope.mistakes:
+            raise SpecError(tuple(scope.mistakes))
+        constants = prelude.constants()
+        matrices = tuple(
+            Matrix(m.name, tuple(tuple(scope.inline(e) for e in row) for row in m.rows))
+            for m in scope.matrices
+        )
         return Model(
             spec=self.spec,
-            parameters=self.parameters,
-            reset=self.reset if self.reset != "fixed" or not self.both_resets else "rest",
-            flags=self.flags,
+            parameters=scope.parameters,
+            v_reset_may_be_none=scope.both_resets,
+            flags=scope.flags,
             constants=constants,
-            states=tuple(variables),
-            learnable_when=self.learnable_when(constants),
-            charge=drawn[:split_charge],
-            fire=drawn[split_charge:split_fire],
-            after=drawn[split_fire:],
-            output=output,
-            grad_output=self.fresh("grad_output"),
+            matrices=matrices,
+            states=tuple(states),
+            learnable_when=self.learnable_when(constants, matrices),
+            charge=drawn[: self.charged],
+            fire=drawn[self.charged : self.fired],
+            after=drawn[self.fired :],
+            output=self.output,
+            grad_output=scope.fresh("grad_output"),
         )
 
-    def initial(self, name: str, init: Equation | None) -> Expression:
-        equation = init or Equation("0", _ZERO)
-        expression = self.resolve(equation, ("states", name), self.parameter_scope(),
-                                  only_parameters=True)  # fmt: skip
-        if self.mistakes:
-            raise SpecError(tuple(self.mistakes))
-        return self.inline(expression or _ZERO)
-
-    def inline(self, expression: Expression) -> Expression:
-        """Named constants replaced by what they stand for, until only parameters are left."""
-        while names(expression) & set(self.named_constants):
-            expression = substitute(expression, self.named_constants)
-        return expression
-
     def learnable_when(
-        self, constants: tuple[Constant, ...]
+        self, constants: tuple[Constant, ...], matrices: tuple[Matrix, ...]
     ) -> tuple[tuple[str, Expression], ...]:
+        """The flag condition of each learnable that some variant does without."""
+        flags = frozenset(self.scope.flags)
         result = []
         for w in self.spec.learnable:
             conditions: list[Expression | None] = []
             for constant in constants:
-                conditions += _occurrences(constant.expression, w.name, frozenset(self.flags),
-                                           constant.when)  # fmt: skip
-            condition = _any(conditions)
+                conditions += occurrences(constant.expression, w.name, flags, constant.when)
+            for entry in (entry for m in matrices for row in m.rows for entry in row):
+                conditions += occurrences(entry, w.name, flags, None)
+            condition = any_of(conditions)
             if condition is not None:
                 result.append((w.name, condition))
         return tuple(result)
-
-
-class _Hoist:
-    """Draws maximal parameter-only subexpressions out of statements and names them."""
-
-    def __init__(self, builder: _Builder) -> None:
-        self.builder = builder
-        self.flags = frozenset(builder.flags) | {DETACH_RESET}
-        self.found: dict[Expression, str] = {}
-        self.conditions: dict[str, list[Expression | None]] = {}
-
-    def visit(self, node: Expression, path: tuple[Expression, ...]) -> Expression:
-        if isinstance(node, Number):
-            return node
-        if self.builder.is_constant(node) and not self.is_condition(node):
-            return self.constant(node, path)
-        if isinstance(node, Name):
-            return node
-        if node.operator == "where" and is_flag_condition(node.arguments[0], self.flags):
-            condition, taken, untaken = node.arguments
-            return Apply("where", (condition, self.visit(taken, (*path, condition)),
-                                   self.visit(untaken, (*path, Apply("not", (condition,))))))  # fmt: skip
-        if node.operator == "**":  # the exponent is part of the operator
-            return Apply("**", (self.visit(node.arguments[0], path), node.arguments[1]), node.at)
-        return Apply(node.operator, tuple(self.visit(a, path) for a in node.arguments), node.at)
-
-    def is_condition(self, node: Expression) -> bool:
-        if isinstance(node, Apply):
-            return (OPERATORS.get(node.operator) or INTERNAL[node.operator]).gives == "condition"
-        return isinstance(node, Name) and node.name in self.flags
-
-    def constant(self, node: Expression, path: tuple[Expression, ...]) -> Expression:
-        if not names(node):
-            return Number(evaluate(node, {}))
-        if node not in self.found:
-            self.found[node] = self.name(node)
-        name = self.found[node]
-        condition: Expression | None = None
-        for flag in path:
-            condition = flag if condition is None else Apply("and", (condition, flag))
-        self.conditions.setdefault(name, []).append(condition)
-        return Name(name)
-
-    def name(self, node: Expression) -> str:
-        """A parameter keeps its name; a compound is spelled (`one_minus_alpha`), if short."""
-        if isinstance(node, Name):
-            return node.name
-        spelled = infix(node)
-        for symbol, word in ((" - ", " minus "), (" + ", " plus "), (" * ", " times "),
-                             (" / ", " over "), ("**", " to "), ("-", " neg ")):  # fmt: skip
-            spelled = spelled.replace(symbol, word)
-        slug = re.sub(r"[^a-z0-9]+", "_", spelled, flags=re.IGNORECASE).strip("_")
-        slug = re.sub(r"^1_", "one_", slug)
-        if len(slug) > 28 or not slug[0].isalpha():
-            slug = "constant"
-        return self.builder.fresh(slug)
-
-    def constants(self) -> tuple[Constant, ...]:
-        return tuple(
-            Constant(name, self.builder.inline(node), _any(self.conditions[name]))
-            for node, name in self.found.items()
-        )
-
-
-def _any(conditions: list[Expression | None]) -> Expression | None:
-    """The disjunction of the conditions of all occurrences; None if one is unconditional."""
-    unique = list(dict.fromkeys(conditions))
-    if not unique or None in unique:
-        return None
-    present = [condition for condition in unique if condition is not None]
-    if any(Apply("not", (condition,)) in present for condition in present):
-        return None
-    result = present[0]
-    for condition in present[1:]:
-        result = Apply("or", (result, condition))
-    return result
-
-
-def _occurrences(
-    node: Expression, name: str, flags: frozenset[str], path: Expression | None
-) -> list[Expression | None]:
-    """Flag conditions under which a name occurs in an expression."""
-    if isinstance(node, Name):
-        return [path] if node.name == name else []
-    if isinstance(node, Number):
-        return []
-    if node.operator == "where" and is_flag_condition(node.arguments[0], flags):
-        condition, taken, untaken = node.arguments
-        negated = Apply("not", (condition,))
-
-        def both(flag: Expression) -> Expression:
-            return flag if path is None else Apply("and", (path, flag))
-
-        return _occurrences(taken, name, flags, both(condition)) + _occurrences(
-            untaken, name, flags, both(negated)
-        )
-    return [c for argument in node.arguments for c in _occurrences(argument, name, flags, path)]
-
-
-def _brief(node: Expression) -> str:
-    text = infix(node)
-    return f"'{text[:40]}…'" if len(text) > 40 else f"'{text}'"
-

@@ -10,17 +10,42 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from neurogen.compiler.expression import Apply, Expression, Name, Number
+from neurogen.compiler.expression import Expression, Name, Number
 
 
 def _divide(a: float, b: float) -> float:
-    if b == 0:
-        return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a * math.copysign(1, b))
-    return a / b
+    if b != 0:
+        return a / b
+    return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a) * _side(b)
+
+
+def _side(zero: float) -> float:
+    return math.copysign(1.0, zero)
+
+
+def _exp(a: float, function: Callable[[float], float] = math.exp) -> float:
+    try:
+        return function(a)
+    except OverflowError:
+        return math.inf
+
+
+def _log(a: float, function: Callable[[float], float] = math.log, pole: float = 0.0) -> float:
+    if a == pole:
+        return -math.inf
+    return math.nan if a < pole else function(a)
 
 
 def _sigmoid(a: float) -> float:
-    return 1 / (1 + math.exp(-a)) if a >= 0 else math.exp(a) / (1 + math.exp(a))
+    return 1 / (1 + math.exp(-a)) if a >= 0 else _exp(a) / (1 + _exp(a))
+
+
+def _step(a: float, function: Callable[[float], float]) -> float:
+    return float(function(a)) if math.isfinite(a) else a
+
+
+def _extreme(a: float, b: float, choose: Callable[[float, float], float]) -> float:
+    return math.nan if math.isnan(a) or math.isnan(b) else choose(a, b)
 
 
 _FUNCTIONS: Mapping[str, Callable[..., float]] = {
@@ -38,13 +63,13 @@ _FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "and": lambda a, b: a and b,
     "or": lambda a, b: a or b,
     "not": lambda a: not a,
-    "exp": math.exp,
-    "log": lambda a: -math.inf if a == 0 else math.log(a),
-    "log1p": lambda a: -math.inf if a == -1 else math.log1p(a),
-    "expm1": math.expm1,
-    "sqrt": math.sqrt,
-    "sin": math.sin,
-    "cos": math.cos,
+    "exp": _exp,
+    "log": _log,
+    "log1p": lambda a: _log(a, math.log1p, -1.0),
+    "expm1": lambda a: _exp(a, math.expm1),
+    "sqrt": lambda a: math.nan if a < 0 else math.sqrt(a),
+    "sin": lambda a: math.sin(a) if math.isfinite(a) else math.nan,
+    "cos": lambda a: math.cos(a) if math.isfinite(a) else math.nan,
     "tanh": math.tanh,
     "sigmoid": _sigmoid,
     "softplus": lambda a: max(a, 0.0) + math.log1p(math.exp(-abs(a))),
@@ -53,11 +78,11 @@ _FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "abs": abs,
     "sign": lambda a: float((a > 0) - (a < 0)),
     "relu": lambda a: max(a, 0.0),
-    "floor": lambda a: float(math.floor(a)),
-    "round": lambda a: float(round(a)),
-    "min": min,
-    "max": max,
-    "clip": lambda a, low, high: min(max(a, low), high),
+    "floor": lambda a: _step(a, math.floor),
+    "round": lambda a: _step(a, round),  # ties to even, like every backend
+    "min": lambda a, b: _extreme(a, b, min),
+    "max": lambda a, b: _extreme(a, b, max),
+    "clip": lambda a, low, high: _extreme(_extreme(a, low, max), high, min),
     "detach": lambda a: a,
     "heaviside": lambda a: float(a >= 0),
 }
@@ -69,25 +94,17 @@ def evaluate(expression: Expression, values: Mapping[str, float]) -> float:
     Raises:
         KeyError: A name has no value.
     """
-    match expression:
-        case Number(value=value):
-            return value
-        case Name(name=name):
-            return values[name]
-    assert isinstance(expression, Apply)
-    if expression.operator == "where":
-        condition, taken, untaken = expression.arguments
-        return evaluate(taken if evaluate(condition, values) else untaken, values)
-    if expression.operator == "**":
-        return _power(evaluate(expression.arguments[0], values),
-                      int(evaluate(expression.arguments[1], values)))  # fmt: skip
-    arguments = [evaluate(argument, values) for argument in expression.arguments]
-    try:
-        return _FUNCTIONS[expression.operator](*arguments)
-    except OverflowError:
-        return math.inf
-    except ValueError:
-        return math.nan
+    if isinstance(expression, Number):
+        return expression.value
+    if isinstance(expression, Name):
+        return values[expression.name]
+    symbol, arguments = expression.operator, expression.arguments
+    if symbol == "where":
+        return evaluate(arguments[1 if evaluate(arguments[0], values) else 2], values)
+    given = [evaluate(argument, values) for argument in arguments]
+    if symbol == "**":
+        return _power(given[0], int(given[1]))
+    return _FUNCTIONS[symbol](*given)
 
 
 def _power(base: float, exponent: int) -> float:

@@ -37,6 +37,14 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True)
+class Matrix:
+    """A square matrix over parameters, whose exponential the prelude takes in float64."""
+
+    name: str
+    rows: tuple[tuple[Expression, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StateVariable:
     """One state through a step: V[t-1] is `name`, H[t] is `charged`, V[t] is `following`.
 
@@ -84,6 +92,7 @@ class Program:
     inputs: tuple[str, ...]
     states: tuple[StateVariable, ...]
     constants: tuple[Constant, ...]
+    matrices: tuple[Matrix, ...]
     flags: tuple[str, ...]
     grad_output: str
     step: Kernel

@@ -1,8 +1,8 @@
 """Spec text -> Spec: the names, numbers and equations of one neuron, as declared.
 
-In: the text of a spec. Out: a frozen `Spec`. Here lives the table of keys: a key is a field of a
-class below, its form is the field's type, and pydantic holds the text against them, so that every
-wrong key and value of a file is found in one run. What the equations mean is `model.py`'s business.
+In: the text of a spec. Out: a frozen `Spec`. Here lives the table of keys, `_Reader.spec`, with a
+method for each form that a key can take: every wrong key and value of a file is found in one run.
+What the equations mean is `model.py`'s business.
 """
 
 from __future__ import annotations
@@ -10,400 +10,215 @@ from __future__ import annotations
 import hashlib
 import keyword
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
-
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-)
-from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 from neurogen.compiler.expression import (
     FUNCTIONS,
     IDENTIFIER,
+    MAX_NAME,
     Expression,
     ExpressionError,
+    Name,
     did_you_mean,
     infix,
     parse,
 )
-from neurogen.compiler.source import Path, Source, read
+from neurogen.compiler.source import MAX_MISTAKES, Node, Path, Source, printable, read
 from neurogen.errors import Mistake, SpecError
 
 MAX_NAMES = 64  # of one kind: states, parameters, inputs, steps of charge …
-MAX_FLAGS = 6
+MAX_FLAGS = 6  # both variants of each exist
+MAX_SHAPE = 4  # parameters of a surrogate
+MAX_STEPS = 1000  # of an example
 
-#: Names that nodes, equations or the runtime give a meaning of their own.
-RESERVED: Mapping[str, str] = {
+#: Words of the language: nothing that a spec names can be one of them.
+LANGUAGE: Mapping[str, str] = {
     **dict.fromkeys(FUNCTIONS, "a function of the equation language"),
-    **dict.fromkeys(("spike", "v_rest", "dt", "hard_reset"), "a name of the equation language"),
-    **dict.fromkeys(
-        (
-            "T_destination", "abi", "add_module", "apply", "backend", "bfloat16", "buffers",
-            "call_super_init", "children", "compile", "constants", "cpu", "cuda", "default_surrogate",
-            "detach", "detach_reset", "device", "digest", "double", "dtype", "dump_patches", "eval",
-            "extra_repr", "extra_state", "flags", "float", "forward", "functional",
-            "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half", "inputs",
-            "ipu", "learnable", "load_state_dict", "memories", "modules", "monitor", "monitor_state",
-            "mtia", "multi_step_forward", "named_buffers", "named_children", "named_memories",
-            "named_modules", "named_parameters", "neuronal_charge", "neuronal_fire",
-            "neuronal_reset", "outputs", "parameters", "prelude", "register_memory", "requires_grad_",
-            "reset", "self", "set_submodule", "share_memory", "single_step_forward", "state_dict",
-            "states", "step_mode", "store_v_seq", "supported_backends", "surrogate_function",
-            "to", "to_empty", "train", "training", "type", "v_seq", "xpu", "zero_grad", "shape",
-        ),
-        "an attribute or argument of every neuron",
-    ),
-}  # fmt: skip
+    **dict.fromkeys(("spike", "v_rest", "dt", "output"), "a name of the equation language"),
+    **dict.fromkeys(("hard_reset", "detach_reset", "spiking"), "a name in every kernel"),
+}
+_ATTRIBUTES = """
+T_destination add_module apply backend bfloat16 bounds buffers call_super_init children compile
+constants cpu cuda default_surrogate detach differentiable double dump_patches eval extra_repr flags
+float forward functional get_buffer get_extra_state get_parameter get_submodule half initial inputs
+ipu kernels learnable load_state_dict memories modules mtia multi_step_forward named_buffers
+named_children named_memories named_modules named_parameters neuronal_charge neuronal_fire
+neuronal_reset number parameter_names parameters prelude register_backward_hook register_buffer
+register_forward_hook register_forward_pre_hook register_full_backward_hook
+register_full_backward_pre_hook register_load_state_dict_post_hook
+register_load_state_dict_pre_hook register_memory register_module register_parameter
+register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ reset self set_extra_state
+set_submodule shape share_memory single_step_forward state_dict states step step_mode store_v_seq
+super supported_backends surrogate_function to to_empty train training type v_float_to_tensor
+v_reset_may_be_none v_seq xpu zero_grad
+"""
+#: Names that no state, parameter, learnable or flag can have, because the node has them.
+RESERVED: Mapping[str, str] = {
+    **dict.fromkeys(_ATTRIBUTES.split(), "an attribute or argument of every neuron"),
+    **LANGUAGE,
+}
+
+Per = Literal["layer", "channel", "neuron", "step"]
+Transform = Literal["identity", "sigmoid", "softplus", "exp", "clamp"]
+Scheme = Literal["euler", "exponential_euler", "exact", "rk2", "rk4"]
+Kind = Literal["binary", "ternary", "multilevel"]
+Rule = Literal["auto", "hard", "soft", "none"]
+
+#: Stands for an equation that was refused, so that the rest of its spec can still be read.
+BROKEN = Name("?")
 
 
-def _refuse(code: str, message: str, **context: Any) -> PydanticCustomError:
-    # The message is data here: braces must not be read as a format string.
-    return PydanticCustomError(code, "{message}", {"message": message, **context})  # type: ignore[arg-type]
-
-
-def _identifier(name: str) -> str:
-    if not IDENTIFIER.fullmatch(name) or name.endswith("_") or "__" in name or len(name) > 60:
-        raise _refuse(
-            "NG010",
-            f"{name[:80]!r} is not a name",
-            hint="a letter, then letters, digits and single underscores, 60 at most",
-        )
-    if keyword.iskeyword(name) or keyword.issoftkeyword(name):
-        raise _refuse("NG010", f"'{name}' is a word of Python", hint=f"try '{name}_0'")
-    return name
-
-
-def _own_name(name: str) -> str:
-    if name in RESERVED:
-        raise _refuse("NG010", f"'{name}' is {RESERVED[name]}", hint="choose another name")
-    return _identifier(name)
-
-
+@dataclass(frozen=True, slots=True)
 class Equation:
-    """An equation: its text and its tree. Equal when the trees are; immutable by convention."""
+    """An equation: its text and its tree. Equal when the trees are."""
 
-    __slots__ = ("expression", "text")
-
-    def __init__(self, text: str, expression: Expression) -> None:
-        self.text, self.expression = text, expression
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Equation) and self.expression == other.expression
-
-    def __hash__(self) -> int:
-        return hash(self.expression)
+    text: str = field(compare=False)
+    expression: Expression
 
     def __repr__(self) -> str:
         return infix(self.expression)
 
 
-def _equation(value: object, info: ValidationInfo) -> Equation:
-    if isinstance(value, Equation):
-        return value
-    if not isinstance(value, str):
-        raise _refuse("NG005", f"an equation is text, not {_kind(value)}")
-    try:
-        return Equation(value, parse(value, (info.context or {}).get("kernels", frozenset())))
-    except ExpressionError as error:
-        raise _refuse(
-            error.code, error.message, at=error.at, hint=error.hint, width=error.width
-        ) from None
+_NOTHING = Equation("", BROKEN)
 
 
-def _number(value: object) -> float:
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            raise _refuse("NG005", f"{value[:40]!r} is not a number") from None
-        if math.isfinite(number) and "_" not in value:
-            return number
-    elif isinstance(value, float):
-        return value
-    raise _refuse("NG005", f"expected a finite number, found {_kind(value)}")
-
-
-def _truth(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value in ("true", "false"):
-        return value == "true"
-    raise _refuse("NG005", f"expected true or false, found {_kind(value)}")
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case dict():
-            return "a mapping"
-        case list():
-            return "a list"
-    return repr(value)[:40]
-
-
-def _named(value: object) -> object:
-    """`{tau: 2.0}` -> `[{name: tau, …}]`, so that a name is a field like any other."""
-    if isinstance(value, dict):
-        if len(value) > MAX_NAMES:
-            raise _refuse("NG008", f"{len(value)} entries, more than {MAX_NAMES}")
-        return [(name, entry) for name, entry in value.items()]
-    if isinstance(value, tuple):
-        return value
-    raise _refuse("NG005", f"expected a mapping of names, found {_kind(value)}")
-
-
-def _entry(short: str) -> Any:
-    """A named entry may be written short (`tau: 2.0`) or in full (`tau: {default: 2.0}`)."""
-
-    def expand(value: object) -> object:
-        if isinstance(value, tuple) and len(value) == 2:
-            name, entry = value
-            if isinstance(entry, dict):
-                if "name" in entry:
-                    raise _refuse("NG003", "unknown key 'name'")
-                return {"name": name, **entry}
-            return {"name": name, short: entry}
-        return value
-
-    return BeforeValidator(expand)
-
-
-def _listed(value: object) -> object:
-    if isinstance(value, list):
-        if len(value) > MAX_NAMES * 64:
-            raise _refuse("NG008", f"{len(value)} entries, more than {MAX_NAMES * 64}")
-        return tuple(value)
-    raise _refuse("NG005", f"expected a list, found {_kind(value)}")
-
-
-Name = Annotated[str, AfterValidator(_own_name)]
-Formula = Annotated[Equation, PlainValidator(_equation)]
-Real = Annotated[float, PlainValidator(_number)]
-Truth = Annotated[bool, PlainValidator(_truth)]
-Per = Literal["layer", "channel", "neuron", "step"]
-Reals = Annotated[tuple[Real, ...], BeforeValidator(_listed)]
-
-_FROZEN = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_default=False)
-_data = dataclass(frozen=True, slots=True, config=_FROZEN, kw_only=True)
-
-
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """A state variable and its value before the first step."""
 
-    name: Name
-    init: Formula | None = None
-    uniform: tuple[Real, Real] | None = None
-    integer: Truth = False
+    name: str
+    init: Equation | None = None
+    uniform: tuple[float, float] | None = None
+    integer: bool = False
 
 
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
     """A constructor keyword: a number, a tensor that broadcasts to one time step, or learnable."""
 
-    name: Name
-    default: Real
-    where: Formula | None = None
+    name: str
+    default: float
+    where: Equation | None = None
     unit: str = ""
     doc: str = ""
     per: Per = "layer"
 
 
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Learnable:
     """An `nn.Parameter`; equations see the transformed value, the module holds the raw one."""
 
-    name: Name
-    init: Formula
+    name: str
+    init: Equation
     per: Per = "layer"
-    transform: Literal["identity", "sigmoid", "softplus", "exp", "clamp"] = "identity"
-    bounds: Annotated[tuple[Real, Real] | None, BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)] = None  # noqa: E501
+    transform: Transform = "identity"
+    bounds: tuple[float, float] | None = None
     unit: str = ""
     doc: str = ""
 
 
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """A compile-time choice; both variants exist in the generated module."""
 
-    name: Name
-    default: Truth
+    name: str
+    default: bool
     doc: str = ""
 
 
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """`name: expression`, an element of `let`, `charge`, `reset`, `dynamics` or `kernels`."""
 
-    name: Annotated[str, AfterValidator(_identifier)]
-    equation: Formula
+    name: str
+    equation: Equation
 
 
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fire:
     """When the neuron fires: `when` is a comparison, None for a neuron that never does."""
 
-    when: Formula | None = None
-    guard: Annotated[Formula | None, Field(alias="if")] = None
-    kind: Literal["binary", "ternary", "multilevel"] = "binary"
-    levels: Real | None = None
+    when: Equation | None = None
+    guard: Equation | None = None
+    kind: Kind = "binary"
+    levels: float | None = None
 
 
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reset:
     """What a spike does to the states: a rule for v, and explicit assignments."""
 
-    rule: Literal["auto", "hard", "soft", "none"] = "auto"
-    assignments: Annotated[
-        tuple[Annotated[Assignment, _entry("equation")], ...], BeforeValidator(_named)
-    ] = ()
+    rule: Rule = "auto"
+    assignments: tuple[Assignment, ...] = ()
 
 
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Surrogate:
     """The default of `surrogate_function`: a name of the table, or a primitive S(u) of its own."""
 
     name: str | None = None
-    primitive: Formula | None = None
-    parameters: tuple[tuple[str, Real], ...] = ()
+    primitive: Equation | None = None
+    parameters: tuple[tuple[str, float], ...] = ()
 
 
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Expect:
-    """An example: the input of one neuron, and the steps at which it spikes or its potentials."""
+    """An example: the input of one neuron, and the steps at which it spikes or its potentials.
 
-    input: Annotated[
-        tuple[tuple[str, Reals], ...],
-        BeforeValidator(
-            lambda v: tuple(v.items()) if isinstance(v, dict) else (("", v),)
-        ),
-    ]
-    spikes: Reals | None = None
-    states: Annotated[
-        tuple[tuple[str, Reals], ...],
-        BeforeValidator(lambda v: tuple(v.items()) if isinstance(v, dict) else v),
-    ] = ()
+    Attributes:
+        input: (name, value at each step); one nameless entry where the neuron has one input.
+        spikes: Steps at which it fires, from 0.
+        states: (name, value after each step).
+    """
+
+    input: tuple[tuple[str, tuple[float, ...]], ...]
+    spikes: tuple[float, ...] | None = None
+    states: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
-def _states(value: object) -> object:
-    if isinstance(value, list):
-        raise _refuse("NG005", "states need their initial values", hint="states: {v: 0.0, a: 0.0}")
-    named = _named(value)
-    assert isinstance(named, list | tuple)
-    result: list[object] = []
-    for item in named:
-        if isinstance(item, tuple) and isinstance(item[1], dict):
-            entry = dict(item[1])
-            if isinstance(entry.get("init"), dict):
-                bounds = entry.pop("init").get("uniform")
-                entry["uniform"] = tuple(bounds) if isinstance(bounds, list) else bounds
-            result.append({"name": item[0], **entry})
-        else:
-            result.append(item)
-    return result
-
-
-def _fire(value: object) -> object:
-    if isinstance(value, dict):
-        if "when" not in value:
-            raise _refuse("NG004", "missing key 'when'")
-        return value
-    return {"when": None} if value == "none" else {"when": value}
-
-
-def _reset(value: object) -> object:
-    if isinstance(value, str):
-        return {"rule": value}
-    return {"assignments": value} if isinstance(value, dict) else value
-
-
-def _surrogate(value: object) -> object:
-    if isinstance(value, str):
-        return {"name": value}
-    if isinstance(value, dict):
-        own = dict(value)
-        head = {key: own.pop(key) for key in ("name", "primitive") if key in own}
-        parameters = own.pop("parameters", {}) if "primitive" in head else own
-        if "primitive" in head:
-            if own:
-                raise _refuse("NG003", f"unknown key '{next(iter(own))}'")
-            if not isinstance(parameters, dict):
-                raise _refuse("NG005", "parameters of a primitive are a mapping of numbers")
-        if not head:
-            raise _refuse("NG004", "missing key 'name' or 'primitive'")
-        return {**head, "parameters": tuple(parameters.items())}
-    return value
-
-
-def _charge(value: object) -> object:
-    return {"v": value} if isinstance(value, str) else value
-
-
-_Assignments = Annotated[
-    tuple[Annotated[Assignment, _entry("equation")], ...], BeforeValidator(_named)
-]
-
-
-@_data
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """One neuron, as declared. `source` knows where each key stands in the file."""
 
-    name: Name
+    name: str
     summary: str = ""
     reference: str = ""
     doc: str = ""
-    states: Annotated[tuple[Annotated[State, _entry("init")], ...], BeforeValidator(_states)] = ()
-    inputs: Annotated[tuple[Name, ...], BeforeValidator(_listed)] = ("x",)
-    parameters: Annotated[
-        tuple[Annotated[Parameter, _entry("default")], ...], BeforeValidator(_named)
-    ] = ()
-    learnable: Annotated[
-        tuple[Annotated[Learnable, _entry("init")], ...], BeforeValidator(_named)
-    ] = ()
-    flags: Annotated[tuple[Annotated[Flag, _entry("default")], ...], BeforeValidator(_named)] = ()
-    dt: Real | None = None
-    let: _Assignments = ()
-    kernels: _Assignments = ()
-    dynamics: _Assignments = ()
-    scheme: Literal["euler", "exponential_euler", "exact", "rk2", "rk4"] | None = None
-    charge: Annotated[_Assignments, BeforeValidator(_charge)] = ()
-    noise: Annotated[tuple[tuple[str, str], ...], BeforeValidator(
-        lambda v: tuple(v.items()) if isinstance(v, dict) else v)] = ()  # fmt: skip
-    fire: Annotated[Fire | None, BeforeValidator(_fire)] = None
-    reset: Annotated[Reset, BeforeValidator(_reset)] = Reset()  # noqa: RUF009
-    output: Formula | None = None
-    surrogate: Annotated[Surrogate, BeforeValidator(_surrogate)] = Surrogate(name="sigmoid")  # noqa: RUF009
+    states: tuple[State, ...] = ()
+    inputs: tuple[str, ...] = ("x",)
+    parameters: tuple[Parameter, ...] = ()
+    learnable: tuple[Learnable, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    dt: float | None = None
+    let: tuple[Assignment, ...] = ()
+    kernels: tuple[Assignment, ...] = ()
+    dynamics: tuple[Assignment, ...] = ()
+    scheme: Scheme | None = None
+    charge: tuple[Assignment, ...] = ()
+    noise: tuple[tuple[str, str], ...] = ()
+    fire: Fire | None = None
+    reset: Reset = Reset()
+    output: Equation | None = None
+    surrogate: Surrogate = Surrogate(name="sigmoid")
     expect: Expect | None = None
-    source: Annotated[Source, Field(exclude=True, repr=False)] = None  # type: ignore[assignment]
+    source: Source = field(repr=False, compare=False)
 
-    def mistake(
+    def mistake(  # noqa: PLR0917
         self, code: str, path: Path, message: str, hint: str = "", at: int | None = None,
-        width: int = 1, key: bool = False,
+        width: int | None = None, key: bool = False,
     ) -> Mistake:  # fmt: skip
-        """A mistake at a path of this spec."""
-        location = self.source.locate(path, at, key=key)
-        shown = ".".join(str(step) for step in path)
-        return Mistake(code, message, location, shown, hint, width)
+        """A mistake at a path of this spec; see `Source.mistake`."""
+        return self.source.mistake(code, path, message, hint, at=at, width=width, key=key)
 
     @property
     def digest(self) -> str:
         """Digest of what the spec says, not of its layout: comments and order of keys are free."""
         fields = [f"{name}={getattr(self, name)!r}" for name in sorted(self.__slots__)
-                  if name not in ("source",)]  # fmt: skip
+                  if name != "source"]  # fmt: skip
         return hashlib.sha256("\n".join(fields).encode()).hexdigest()[:16]
-
-
-_ADAPTER: TypeAdapter[Spec] = TypeAdapter(Spec)
 
 
 def parse_spec(text: str, file: str) -> Spec:
@@ -416,84 +231,378 @@ def parse_spec(text: str, file: str) -> Spec:
     Raises:
         SpecError: With every wrong key, value and equation of the file.
     """
-    source = read(text, file)
-    data = source.data()
-    declared = data.get("kernels")
-    kernels = frozenset(declared) if isinstance(declared, dict) else frozenset()
-    if "source" in data:
-        raise SpecError((_unknown_key(source, ("source",)),))
-    try:
-        return _ADAPTER.validate_python({**data, "source": source}, context={"kernels": kernels})
-    except ValidationError as error:
-        raise SpecError(tuple(_mistake(source, details) for details in error.errors())) from None
+    spec, mistakes = read_spec(text, file)
+    if mistakes:
+        raise SpecError(mistakes)
+    return spec
 
 
-def _mistake(source: Source, details: Any) -> Mistake:
-    """A pydantic error as a mistake with a place."""
-    kind, context = details["type"], details.get("ctx", {})
-    path = _path(source, details["loc"])
-    if kind == "unexpected_keyword_argument":
-        return _unknown_key(source, path)
-    if kind == "missing":
-        owner = _path(source, details["loc"][:-1])
-        return Mistake("NG004", f"missing key '{details['loc'][-1]}'",
-                       source.locate(owner, key=True), _shown(owner))  # fmt: skip
-    if kind.startswith("NG"):
-        return Mistake(
-            kind,
-            context["message"],
-            source.locate(path, context.get("at"), key=kind == "NG010"),
-            _shown(path),
-            context.get("hint", ""),
-            context.get("width", 1),
+def read_spec(text: str, file: str) -> tuple[Spec, tuple[Mistake, ...]]:
+    """Read what can be read of a spec, so that a later stage can look for mistakes in the rest.
+
+    Raises:
+        SpecError: The text is no YAML mapping, or has too many mistakes to go on.
+    """
+    reader = _Reader(read(text, file))
+    return reader.spec(), tuple(reader.mistakes)
+
+
+Read = Callable[[Node, Path], Any]
+
+
+class _Reader:
+    """Turns nodes into values. A wrong one is noted, and something harmless put in its place."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.mistakes: list[Mistake] = list(source.duplicates)
+        self.kernels, self.states = self.declared("kernels"), self.declared("states")
+
+    def declared(self, key: str) -> frozenset[str]:
+        node = self.source.root.child(key)
+        return frozenset(name.text or "" for name, _ in node.pairs) if node else frozenset()
+
+    def add(self, code: str, path: Path, message: str, hint: str = "", **place: Any) -> None:
+        self.note(self.source.mistake(code, path, message, hint, **place))
+
+    def note(self, mistake: Mistake) -> None:
+        self.mistakes.append(mistake)
+        if len(self.mistakes) >= MAX_MISTAKES:
+            raise SpecError(tuple(self.mistakes))
+
+    # -- forms that keys share -----------------------------------------------------------------
+
+    def text(self, node: Node, path: Path) -> str:
+        if node.kind != "scalar" or node.text is None:
+            self.add("NG005", path, f"expected text, found {_kind(node)}")
+        return node.text or ""
+
+    def number(self, node: Node, path: Path) -> float:
+        if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", node.text or "", re.ASCII):
+            value = float(node.text or "")
+            if math.isfinite(value):
+                return value
+            self.add("NG005", path, f"{_kind(node)} is larger than any float64")
+        else:
+            self.add("NG005", path, f"expected a number, found {_kind(node)}")
+        return 1.0
+
+    def truth(self, node: Node, path: Path) -> bool:
+        if node.text not in {"true", "false"}:
+            self.add("NG005", path, f"expected true or false, found {_kind(node)}")
+        return node.text == "true"
+
+    def choice(self, *options: str) -> Read:
+        def read_choice(node: Node, path: Path) -> Any:
+            if node.text in options:
+                return node.text
+            hint = did_you_mean(node.text or "", options)
+            self.add("NG005", path, f"expected {_or(options)}, found {_kind(node)}", hint)
+            return options[0]
+
+        return read_choice
+
+    def equation(self, node: Node, path: Path) -> Equation:
+        if node.text is None:
+            self.add("NG005", path, f"expected an equation, found {_kind(node)}")
+            return _NOTHING
+        try:
+            return Equation(node.text, parse(node.text, self.kernels))
+        except ExpressionError as error:
+            hint = error.hint
+            if node.flow and not node.style and "(" in node.text and "closed" in error.message:
+                hint = "inside { } a comma ends the equation unless it is quoted"
+            self.add(error.code, path, error.message, hint, at=error.at, width=error.width)
+        return _NOTHING
+
+    def numbers(self, node: Node, path: Path) -> tuple[float, ...]:
+        return tuple(self.list(node, path, self.number, MAX_STEPS))
+
+    def interval(self, node: Node, path: Path) -> tuple[float, float]:
+        found = self.numbers(node, path)
+        if node.kind == "list" and (len(found) != 2 or found[0] >= found[1]):
+            self.add("NG005", path, "expected [low, high] with low < high")
+            return 0.0, 1.0
+        return (found[0], found[1]) if len(found) == 2 else (0.0, 1.0)
+
+    def list(self, node: Node, path: Path, item: Read, longest: int) -> list[Any]:
+        if node.kind != "list":
+            self.add("NG005", path, f"expected a list, found {_kind(node)}")
+        if len(node.items) > longest:
+            self.add("NG008", path, f"{len(node.items)} items, more than {longest}")
+        return [item(x, (*path, k)) for k, x in enumerate(node.items[:longest])]
+
+    def named(self, entry: Callable[[str, Node, Path], Any], longest: int = MAX_NAMES) -> Read:
+        """A mapping of names to entries, as a tuple in the order of the file."""
+
+        def read_named(node: Node, path: Path) -> tuple[Any, ...]:
+            if node.kind != "mapping":
+                self.add("NG005", path, f"expected a mapping of names, found {_kind(node)}")
+            if len(node.pairs) > longest:
+                self.add("NG008", path, f"{len(node.pairs)} entries, more than {longest}", key=True)
+            entries, known = [], len(self.mistakes)
+            for key, value in node.pairs[:longest]:
+                name = key.text or ""
+                rest = value.flow and value.kind == "scalar" and value.text is None
+                if rest and not IDENTIFIER.fullmatch(name) and len(self.mistakes) > known:
+                    continue  # what follows a comma in the equation before, refused already
+                entries.append(entry(name, value, (*path, name)))
+            return tuple(entries)
+
+        return read_named
+
+    def fields(
+        self, node: Node, path: Path, readers: Mapping[str, Read], needed: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """The values under the keys that `readers` names, as keyword arguments."""
+        if len(node.pairs) > MAX_NAMES:
+            self.add("NG008", path, f"{len(node.pairs)} keys, more than {MAX_NAMES}")
+            return {}
+        found: dict[str, Any] = {}
+        for key, value in node.pairs:
+            word = key.text or ""
+            if word not in readers:
+                word = self.unknown_key(node, word, value, path, readers)
+            if word in readers:
+                found[word] = readers[word](value, (*path, key.text or ""))
+        for word in needed:
+            if word not in found:
+                self.add("NG004", path, f"missing key '{word}'", key=True)
+        return found
+
+    def unknown_key(
+        self, node: Node, word: str, value: Node, path: Path, readers: Mapping[str, Read]
+    ) -> str:
+        """Refuse a key; the key that it was meant to be, if that is plain to see."""
+        hint = did_you_mean(word, readers)
+        meant = hint.split("'")[1] if hint else ""
+        if value.flow and value.kind == "scalar" and value.text is None:
+            hint, meant = "inside { } a comma ends the text before it unless that is quoted", ""
+        hint = hint or "keys here are " + ", ".join(sorted(readers))
+        message = f"unknown key '{printable(word)}'"
+        mistake = self.source.mistake("NG003", (*path, word), message, hint, key=True)
+        self.note(replace(mistake, field=".".join(map(str, path))))
+        return "" if node.key(meant) else meant
+
+    # -- names ---------------------------------------------------------------------------------
+
+    def identifier(self, name: str, path: Path, *, key: bool = True) -> str:
+        if len(name) > MAX_NAME:
+            self.add(
+                "NG010", path, f"'{printable(name)}' is longer than {MAX_NAME} letters", key=key
+            )
+        elif keyword.iskeyword(name):
+            self.add("NG010", path, f"'{name}' is a word of Python", f"try '{name}_0'", key=key)
+        elif not IDENTIFIER.fullmatch(name) or name.endswith("_") or "__" in name:
+            self.add("NG010", path, f"'{printable(name)}' is not a name",
+                     "a letter, then letters, digits and single underscores between them",
+                     key=key)  # fmt: skip
+        return name
+
+    def own_name(self, name: str, path: Path, *, key: bool = True, attribute: bool = False) -> str:
+        """A name that the spec gives; `attribute` where the node gets an attribute of that name."""
+        if what := (RESERVED if attribute else LANGUAGE).get(name):
+            hint = "the key `dt` sets the time step" if name == "dt" else "choose another name"
+            self.add("NG010", path, f"'{name}' is {what}", hint, key=key)
+            return name
+        return self.identifier(name, path, key=key)
+
+    # -- entries -------------------------------------------------------------------------------
+
+    def state(self, name: str, node: Node, path: Path) -> State:
+        self.own_name(name, path, attribute=True)
+        if node.kind != "mapping":
+            return State(name=name, init=self.equation(node, path))
+        readers = {"init": self.initial, "integer": self.truth}
+        found = self.fields(node, path, readers, needed=("init",))
+        init = found.get("init", _NOTHING)
+        integer = found.get("integer", False)
+        if isinstance(init, tuple):
+            return State(name=name, uniform=init, integer=integer)
+        return State(name=name, init=init, integer=integer)
+
+    def initial(self, node: Node, path: Path) -> Equation | tuple[float, float]:
+        if node.kind != "mapping":
+            return self.equation(node, path)
+        found = self.fields(node, path, {"uniform": self.interval}, needed=("uniform",))
+        bounds: tuple[float, float] = found.get("uniform", (0.0, 1.0))
+        return bounds
+
+    def parameter(self, name: str, node: Node, path: Path) -> Parameter:
+        self.own_name(name, path, attribute=True)
+        if node.kind != "mapping":
+            return Parameter(name=name, default=self.default(node, path))
+        readers: dict[str, Read] = {
+            "default": self.default, "where": self.equation, "unit": self.text, "doc": self.text,
+            "per": self.choice(*get_args(Per)),
+        }  # fmt: skip
+        found = self.fields(node, path, readers, needed=("default",))
+        return Parameter(name=name, **{"default": 1.0, **found})
+
+    def default(self, node: Node, path: Path) -> float:
+        if path[1] == "v_reset" and node.kind == "scalar" and node.text is None:
+            self.add("NG005", path, "a default is a number, not null",
+                     "for a soft reset write `reset: soft`", width=1)  # fmt: skip
+            return 0.0
+        return self.number(node, path)
+
+    def learnable(self, name: str, node: Node, path: Path) -> Learnable:
+        self.own_name(name, path, attribute=True)
+        if node.kind != "mapping":
+            return Learnable(name=name, init=self.equation(node, path))
+        readers: dict[str, Read] = {
+            "init": self.equation, "per": self.choice(*get_args(Per)),
+            "transform": self.choice(*get_args(Transform)), "bounds": self.interval,
+            "unit": self.text, "doc": self.text,
+        }  # fmt: skip
+        found = self.fields(node, path, readers, needed=("init",))
+        return Learnable(name=name, **{"init": _NOTHING, **found})
+
+    def flag(self, name: str, node: Node, path: Path) -> Flag:
+        self.own_name(name, path, attribute=True)
+        if node.kind != "mapping":
+            return Flag(name=name, default=self.truth(node, path))
+        readers: dict[str, Read] = {"default": self.truth, "doc": self.text}
+        return Flag(
+            name=name, **{"default": True, **self.fields(node, path, readers, ("default",))}
         )
-    message = details["msg"][0].lower() + details["msg"][1:]
-    if kind == "literal_error":
-        message = f"{_kind(details['input'])} is not one of {context['expected']}"
-    return Mistake("NG005", message, source.locate(path), _shown(path))
+
+    def definition(self, name: str, node: Node, path: Path) -> Assignment:
+        if name not in self.states:
+            self.own_name(name, path)
+        return self.change(name, node, path)
+
+    def change(self, name: str, node: Node, path: Path) -> Assignment:
+        """An assignment to what should be a state, which `model.py` checks."""
+        return Assignment(name=name, equation=self.equation(node, path))
+
+    def source_of_noise(self, name: str, node: Node, path: Path) -> tuple[str, str]:
+        return self.own_name(name, path), self.choice("normal")(node, path)
+
+    def series(self, name: str, node: Node, path: Path) -> tuple[str, tuple[float, ...]]:
+        return name, self.numbers(node, path)
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    def spec(self) -> Spec:
+        readers: dict[str, Read] = {
+            "name": self.class_name,
+            "summary": self.text,
+            "reference": self.text,
+            "doc": self.text,
+            "states": self.named(self.state),
+            "inputs": self.inputs,
+            "parameters": self.named(self.parameter),
+            "learnable": self.named(self.learnable),
+            "flags": self.named(self.flag, MAX_FLAGS),
+            "dt": self.number,
+            "let": self.named(self.definition),
+            "kernels": self.named(self.definition),
+            "dynamics": self.named(self.change),
+            "scheme": self.choice(*get_args(Scheme)),
+            "charge": self.charge,
+            "noise": self.named(self.source_of_noise),
+            "fire": self.fire,
+            "reset": self.reset,
+            "output": self.equation,
+            "surrogate": self.surrogate,
+            "expect": self.expect,
+        }
+        found = self.fields(self.source.root, (), readers, needed=("name",))
+        return Spec(**{"name": "Unnamed", **found}, source=self.source)
+
+    def class_name(self, node: Node, path: Path) -> str:
+        name = self.text(node, path)
+        return self.identifier(name, path, key=False) if node.text is not None else "Unnamed"
+
+    def inputs(self, node: Node, path: Path) -> tuple[str, ...]:
+        def item(node: Node, path: Path) -> str:
+            name = self.text(node, path)
+            return self.own_name(name, path, key=False) if node.text is not None else name
+
+        if node.kind == "list" and not node.items:
+            self.add("NG005", path, "a neuron has at least one input")
+        return tuple(self.list(node, path, item, MAX_NAMES))
+
+    def charge(self, node: Node, path: Path) -> tuple[Assignment, ...]:
+        if node.kind == "scalar":
+            return (Assignment(name="v", equation=self.equation(node, path)),)
+        assignments: tuple[Assignment, ...] = self.named(self.definition)(node, path)
+        if node.kind == "mapping" and not assignments:
+            self.add("NG005", path, "a charge assigns at least one state")
+        return assignments
+
+    def fire(self, node: Node, path: Path) -> Fire:
+        if node.kind != "mapping":
+            return Fire() if node.text == "none" else Fire(when=self.equation(node, path))
+        readers: dict[str, Read] = {
+            "when": self.equation, "if": self.equation, "kind": self.choice(*get_args(Kind)),
+            "levels": self.number,
+        }  # fmt: skip
+        found = self.fields(node, path, readers, needed=("when",))
+        return Fire(guard=found.pop("if", None), **{"when": _NOTHING, **found})
+
+    def reset(self, node: Node, path: Path) -> Reset:
+        if node.kind != "mapping":
+            return Reset(rule=self.choice(*get_args(Rule))(node, path))
+        return Reset(assignments=self.named(self.change)(node, path))
+
+    def surrogate(self, node: Node, path: Path) -> Surrogate:
+        if node.kind != "mapping":
+            return Surrogate(name=self.text(node, path))
+        if node.key("primitive") is not None:
+            readers: dict[str, Read] = {
+                "primitive": self.equation, "parameters": self.named(self.shape, MAX_SHAPE),
+            }  # fmt: skip
+            return Surrogate(**self.fields(node, path, readers))
+        if node.key("name") is None:
+            self.add("NG004", path, "missing key 'name' or 'primitive'", key=True)
+        own = Node("mapping", node.start, node.end, pairs=tuple(
+            pair for pair in node.pairs if pair[0].text != "name"))  # fmt: skip
+        name = node.child("name")
+        return Surrogate(
+            name="sigmoid" if name is None else self.text(name, (*path, "name")),
+            parameters=self.named(self.shape, MAX_SHAPE)(own, path),
+        )
+
+    def shape(self, name: str, node: Node, path: Path) -> tuple[str, float]:
+        if name == "u":
+            self.add("NG010", path, "'u' is the surrogate's argument", key=True)
+        return self.own_name(name, path, attribute=True), self.number(node, path)
+
+    def expect(self, node: Node, path: Path) -> Expect | None:
+        def given(node: Node, path: Path) -> tuple[tuple[str, tuple[float, ...]], ...]:
+            if node.kind != "mapping":
+                return (("", self.numbers(node, path)),)
+            series: tuple[tuple[str, tuple[float, ...]], ...] = self.named(self.series)(node, path)
+            return series
+
+        if node.kind != "mapping":
+            self.add("NG005", path, f"expected a mapping of keys, found {_kind(node)}",
+                     "expect: {input: [2, 0], spikes: [0]}")  # fmt: skip
+            return None
+        readers = {"input": given, "spikes": self.numbers, "states": self.named(self.series)}
+        found = self.fields(node, path, readers, needed=("input",))
+        if "spikes" not in found and "states" not in found:
+            self.add("NG004", path, "missing key 'spikes' or 'states'", key=True)
+        steps = {len(series) for _, series in (*found.get("input", ()), *found.get("states", ()))}
+        if len(steps) > 1:
+            self.add("NG005", path, "inputs and states have one value for each step",
+                     "they differ in length: " + ", ".join(map(str, sorted(steps))))  # fmt: skip
+        spikes = found.get("spikes") or ()
+        last = max(steps, default=0) - 1
+        if any(not k.is_integer() or not 0 <= k <= last for k in spikes) or sorted(
+            set(spikes)
+        ) != list(spikes):
+            self.add("NG005", (*path, "spikes"), f"expected rising steps from 0 to {last}")
+        return Expect(**{"input": (), **found})
 
 
-def _path(source: Source, loc: tuple[str | int, ...]) -> Path:
-    """A pydantic location as keys of the file: entries by name, validators' own steps left out."""
-    path: list[str | int] = []
-    node = source.root
-    for step in loc:
-        if step == "name" and path and path[-1] != "surrogate":
-            continue  # the name of an entry is its key
-        if node.kind == "scalar" and isinstance(step, int):
-            continue  # an equation written short
-        if node.kind == "mapping" and isinstance(step, int):
-            key: Any = node.key(step)
-            step = key.value if key is not None else step
-        deeper = node.child(step)
-        if deeper is None and step in ("default", "init", "equation", "assignments", "when", "v",
-                                       "rule", "uniform", "parameters", "guard"):  # fmt: skip
-            continue  # written short
-        path.append(step)
-        if deeper is None:
-            break
-        node = deeper
-    return tuple(path)
+def _kind(node: Node) -> str:
+    if node.kind != "scalar":
+        return f"a {node.kind}"
+    return "nothing" if node.text is None else f"'{printable(node.text, 40)}'"
 
 
-def _shown(path: Path) -> str:
-    return ".".join(str(step) for step in path)
-
-
-def _unknown_key(source: Source, path: Path) -> Mistake:
-    owner = path[0] if len(path) > 1 else None
-    classes: Mapping[Any, Any] = {
-        None: Spec, "states": State, "parameters": Parameter, "learnable": Learnable,
-        "flags": Flag, "fire": Fire, "reset": Reset, "expect": Expect,
-    }  # fmt: skip
-    known = sorted(
-        {"guard": "if"}.get(name, name)
-        for name in getattr(classes.get(owner), "__slots__", ())
-        if name not in ("source", *(("name",) if owner else ()))
-    )
-    word = str(path[-1])
-    hint = did_you_mean(word, known) or ("keys here are " + ", ".join(known) if known else "")
-    return Mistake("NG003", f"unknown key '{word[:60]}'", source.locate(path, key=True),
-                   _shown(path[:-1]), hint, len(word[:60]))  # fmt: skip
-
-
+def _or(options: tuple[str, ...]) -> str:
+    return f"{', '.join(options[:-1])} or {options[-1]}" if len(options) > 1 else options[0]

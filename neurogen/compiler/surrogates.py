@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from neurogen.compiler.adjoint import differentiate
+from neurogen.compiler.calculus import differentiate
 from neurogen.compiler.expression import Apply, Expression, Number, parse
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neurogen.load import load_text
+from neurogen.loading import load_text
 from neurogen.nn import surrogate as surrogates
 from neurogen.runtime.neuron import Neuron
 from neurogen.tools.reference import Reference, Run

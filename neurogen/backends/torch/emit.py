@@ -66,15 +66,19 @@ def emit(model: Model, program: Program) -> Artefact:
                 "parameter_names": _tuple(
                     (*(p.name for p in model.parameters), *(w.name for w in spec.learnable))
                 ),
-                "v_reset_may_be_none": str(model.reset in ("auto", "rest")),
+                "v_reset_may_be_none": str(model.v_reset_may_be_none),
                 "constants": [
                     {
                         "name": c.name,
-                        "uses": _tuple(sorted(names(c.expression) - set(program.flags))),
+                        "uses": _tuple(_uses(c.expression, program)),
                         "value": prelude.show(c.expression),
                         "when": "" if c.when is None else f", {when(c.when)}",
                     }
                     for c in program.constants
+                ],
+                "matrices": [
+                    {"name": m.name, "rows": [[prelude.show(e) for e in row] for row in m.rows]}
+                    for m in program.matrices
                 ],
                 "initial": [
                     {"name": s.name, "value": prelude.show(s.initial)} for s in program.states
@@ -106,6 +110,16 @@ def emit(model: Model, program: Program) -> Artefact:
     )  # fmt: skip
 
 
+def _uses(expression: Expression, program: Program) -> list[str]:
+    """The parameters in a constant, those of its matrix included."""
+    found = set(names(expression))
+    for matrix in program.matrices:
+        if matrix.name in found:
+            found.remove(matrix.name)
+            found |= {name for row in matrix.rows for entry in row for name in names(entry)}
+    return sorted(found - set(program.flags))
+
+
 def _statements(body: tuple[Assign, ...], printer: Printer) -> list[str]:
     lines = [(f"{safe(a.name)} = {printer.tensor(a.expression)}", a.note) for a in body]
     width = min(max((len(text) for text, _ in lines), default=0), 60)
@@ -118,7 +132,7 @@ def _tuple(items: object) -> str:
 
 
 def _type(model: Model, name: str) -> str:
-    may_be_none = name == "v_reset" and model.reset in ("auto", "rest")
+    may_be_none = name == "v_reset" and model.v_reset_may_be_none
     return f"float | torch.Tensor{' | None' if may_be_none else ''}"
 
 

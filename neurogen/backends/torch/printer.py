@@ -77,6 +77,10 @@ class Printer:
                 return self.logic(node, binds)
             case "fire":
                 text, own = f"surrogate.fire({self.show(a[1])}, {self.show(a[0])})", _ATOM
+            case "element":
+                assert isinstance(a[0], Name)
+                row, column = (literal(n.value) for n in a[1:] if isinstance(n, Number))
+                text, own = f'p.element("{a[0].name}", {row}, {column})', _ATOM
             case "neg":
                 text = f"-{self.show(a[0], own + 1)}"
             case "**":

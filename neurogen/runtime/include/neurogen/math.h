@@ -7,10 +7,23 @@
 //     C++    -ffp-contract=off -fno-math-errno -fno-trapping-math   (the last two for speed)
 //     NVRTC  --fmad=false                  (and not --use_fast_math, --ftz or --prec-div=false)
 //
-// @TABLE@
+// Largest errors found, in ulp of the exact result (also where that is subnormal). Float: of all
+// numbers, or * of every 7th. Double: of 3e7 random ones at least, many of them close to thresholds.
 //
-// Half a ulp, that is rounded correctly: sqrt. Exact: abs, sign, floor, round, minimum, maximum,
-// clip, relu, select.
+//             float   double
+//   exp       1.03    0.97    2^n (1 + r + r^2 P(r)) with r = x - n ln 2
+//   gaussian  1.16 *  1.14    the same, with x^2 in two parts
+//   expm1     1.35    1.07    the same less 2^-n, with the sum's rounding error put back
+//   sigmoid   1.59    1.58    likewise
+//   log       0.84    0.91    k ln 2 + 2 atanh(s) with s = f / (2 + f)
+//   log1p     0.83 *  0.89    the same, with the rounding error of 1 + x put back
+//   softplus  1.64 *  1.75    max(x, 0) + log(1 + exp(-|x|))
+//   tanh      1.47    1.48    x + x^3 P(x^2) to 0.55, then 1 - 2 / (exp(2 x) + 1)
+//   erf       1.54    1.79    x + x P(x^2) to 1, then 1 - exp(-x^2) P(1 / (1 + c x))
+//   sin, cos  1.60 *  1.49    r = x - n pi/2 in parts; r + r^3 P(r^2) and 1 - r^2/2 + r^4 P(r^2)
+//   atan      0.92 *  0.97    t + t^3 P(t^2) with t = x, (x - 1) / (x + 1) or -1 / x
+//
+// Correctly rounded: sqrt. Exact: abs, sign, floor, round, minimum, maximum, clip, relu, select.
 //
 // NaN in, NaN out (which NaN, is left open). A zero keeps its sign through odd functions; sign() of
 // it is +0. minimum, maximum and clip propagate NaN; of equal arguments the first one wins.
@@ -317,35 +330,36 @@ template <class T> NEUROGEN_FN T tanh(T x) {
   return with_sign(select(a < T(0.55), inner, outer), x);
 }
 
-// erf(x)/x - 1 as a polynomial of z = x^2, |x| <= 1.25
+// erf(x)/x - 1 as a polynomial of z = x^2, |x| <= 1
 NEUROGEN_FN float erf_tail(float z) {
-  return poly(z, 0.12837917f, -0.37612632f, 0.11283694f, -0.026860872f, 0.0052099135f,
-              -0.0008345698f, 0.00010412244f, -7.5891007e-06f);
+  return poly(z, 0.12837917f, -0.3761263f, 0.11283618f, -0.026855126f, 0.0051907334f,
+              -0.00080307503f, 7.920303e-05f);
 }
 NEUROGEN_FN double erf_tail(double z) {
-  return poly(z, 0.1283791670955126, -0.37612638903184015, 0.11283791670964294,
-              -0.026866170646388434, 0.0052239776343692736, -0.0008548327398731199,
-              0.00012055343025474932, -1.4925828123155165e-05, 1.6464220196151166e-06,
-              -1.638226260799852e-07, 1.4885727115524134e-08, -1.2466348418627982e-09,
-              9.219511394029362e-11, -4.5207455413684535e-12);
+  return poly(z, 0.12837916709551256, -0.3761263890318334, 0.11283791670936535,
+              -0.026866170641868085, 0.00522397759582319, -0.0008548325434855857,
+              0.00012055278844648305, -1.4924431600692267e-05, 1.6443708484842996e-06,
+              -1.6180476428282422e-07, 1.3601081343645396e-08, -7.578105377251352e-10);
 }
-// erfc(x) exp(x^2) as a polynomial of t = 1 / (1 + 0.4375 x), x >= 1.25, weighted for 1 - erfc(x)
-NEUROGEN_FN float erfcx(float t) {
-  return poly(t, -0.004416444f, 0.2754159f, 0.19415459f, 0.20061587f, 0.33696446f);
+// erfc(x) exp(x^2) as a polynomial of t for x >= 1, fitted to make 1 - erfc(x) accurate
+NEUROGEN_FN float erfcx(float x) {
+  const float t = 1 / (1 + 0.4375f * x);
+  return poly(t, -0.008508074f, 0.30315503f, 0.123826765f, 0.27965385f, 0.3037382f);
 }
-NEUROGEN_FN double erfcx(double t) {
-  return poly(t, 2.4798728460262864e-05, 0.2463770364673812, 0.2504905482563867,
-              0.2067258290834729, 0.219770863008202, 0.051948233283798134, 0.039076086851992764,
-              0.16926545120464767, -0.3515141637178743, 0.21283778127501957,
-              -0.045007492172916067);
+NEUROGEN_FN double erfcx(double x) {
+  const double t = 1 / (1 + 0.375 * x);
+  return poly(t, -3.331915706553335e-05, 0.21218295137324583, 0.2065709132557009,
+              0.2204065577372872, 0.09618391091487662, 0.2571645149664263,
+              -0.049550894830756656, 0.012790233330663321, 0.24538500409587577,
+              -0.337111181459007, 0.1655262796904284, -0.029515184753961966);
 }
 
 template <class T> NEUROGEN_FN T erf(T x) {
   const T a = abs(x);
   const T z = a * a;
   const T inner = a + a * erf_tail(z);
-  const T outer = 1 - exp(-z) * erfcx(1 / (1 + T(0.4375) * a));
-  return with_sign(select(a < T(1.25), inner, outer), x);
+  const T outer = 1 - exp(-z) * erfcx(a);
+  return with_sign(select(a < 1, inner, outer), x);
 }
 
 // ---- Circular functions -------------------------------------------------------------------------

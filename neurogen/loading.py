@@ -11,15 +11,12 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neurogen.compiler.pipeline import Compiled, compile_text, read_file
 
-if TYPE_CHECKING:
-    from neurogen.runtime.neuron import Neuron
 
-
-def load(spec: str | Path) -> type[Neuron]:
+def load(spec: str | Path) -> type[Any]:
     """The neuron of a spec file.
 
     Args:
@@ -34,7 +31,7 @@ def load(spec: str | Path) -> type[Neuron]:
     return load_text(read_file(path), str(path))
 
 
-def load_text(text: str, file: str = "<text>") -> type[Neuron]:
+def load_text(text: str, file: str = "<text>") -> type[Any]:
     """The neuron of a spec's text.
 
     Args:
@@ -54,10 +51,10 @@ def zoo() -> Path:
 
 
 @cache
-def _load(text: str, file: str) -> type[Neuron]:
+def _load(text: str, file: str) -> type[Any]:
     compiled = compile_text(text, file)
     module = _module(compiled)
-    neuron: type[Neuron] = getattr(module, f"{compiled.model.spec.name}Node")
+    neuron: type[Any] = getattr(module, f"{compiled.model.spec.name}Node")
     return neuron
 
 

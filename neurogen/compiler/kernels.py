@@ -1,0 +1,146 @@
+"""Response kernels: a function h(s) -> its minimal linear ODE, so that convolution is a recursion.
+
+In: the expression of a kernel in s. Out: the coefficients of h^(n) = c_0 h + … + c_{n-1} h^(n-1) and
+the derivatives of h at 0, as expressions over parameters. With z = (h, h', …) and the companion
+matrix C, the response y[t] = sum_k h(k dt) x[t-k] is the first component of
+
+    z[t] = exp(C dt) z[t-1] + (h(0), h'(0), …) x[t],
+
+which stays finite where time constants meet: common factors of the derivatives are cancelled here.
+Sums of exponentials, damped sines and alpha functions are such kernels; anything else is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy
+
+from neurogen.compiler.calculus import Calculus
+from neurogen.compiler.expression import Apply, Expression, Name, Number, infix
+
+MAX_ORDER = 8
+_FUNCTIONS = {"exp": sympy.exp, "sin": sympy.sin, "cos": sympy.cos, "sqrt": sympy.sqrt}
+
+
+class KernelError(ValueError):
+    """An expression is no response kernel; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A kernel as a linear ODE.
+
+    Attributes:
+        coefficients: c_0 … c_{n-1}.
+        start: h(0), h'(0) … h^(n-1)(0).
+    """
+
+    coefficients: tuple[Expression, ...]
+    start: tuple[Expression, ...]
+
+
+def response(kernel: Expression, defaults: Mapping[str, float]) -> Response:
+    """Find the minimal ODE of a kernel.
+
+    Args:
+        kernel: h as an expression of `s` and parameters.
+        defaults: Values of the parameters, to see that the kernel does not grow.
+
+    Raises:
+        KernelError: h is not a sum of terms s**p exp(-a s) sin(b s), or it grows.
+    """
+    s = sympy.Symbol("s")
+    h = _copy(kernel)
+    if not h.has(s):
+        raise KernelError("it does not depend on s, the time since the event")
+    roots: dict[sympy.Expr, int] = {}
+    expanded = sympy.expand(h.rewrite(sympy.exp), power_exp=False, power_base=False)
+    for term in sympy.Add.make_args(expanded):
+        rate, power = _root(sympy.powsimp(term, combine="exp"), s, kernel)
+        roots[rate] = max(roots.get(rate, 0), power + 1)
+    for rate in roots:
+        value = complex(rate.subs({sympy.Symbol(n): v for n, v in defaults.items()}))
+        if value.real > 1e-12:
+            raise KernelError(
+                f"it grows: a term is exp({sympy.sstr(rate)} s), with a rate of {value.real:g} at "
+                "the parameters' defaults"
+            )
+    order = sum(roots.values())
+    if order > MAX_ORDER:
+        raise KernelError(f"its differential equation has order {order}, more than {MAX_ORDER}")
+    d = sympy.Symbol("D of the kernel")
+    polynomial = sympy.Integer(1)
+    for rate in sorted(roots, key=sympy.default_sort_key):
+        polynomial = sympy.expand(polynomial * (d - rate) ** roots[rate])
+    coefficients = sympy.Poly(polynomial, d).all_coeffs()[::-1][:-1]
+    derivatives, derivative = [], h
+    for _ in range(order):
+        derivatives.append(derivative.subs(s, 0))
+        derivative = derivative.diff(s)
+    return Response(
+        tuple(_tree(-c) for c in coefficients), tuple(_tree(value) for value in derivatives)
+    )
+
+
+def _root(term: sympy.Expr, s: sympy.Symbol, kernel: Expression) -> tuple[sympy.Expr, int]:
+    """Rate and power of a term c s**p exp(rate s)."""
+    rate, power = sympy.Integer(0), 0
+    for factor in sympy.Mul.make_args(term):
+        if not factor.has(s):
+            continue
+        base, exponent = factor.as_base_exp()
+        if base == s and exponent.is_Integer and exponent > 0:
+            power += int(exponent)
+            continue
+        argument = factor.args[0] if isinstance(factor, sympy.exp) else None
+        slope = sympy.expand(argument.diff(s)) if argument is not None else None
+        if slope is None or slope.has(s):
+            raise KernelError(
+                f"'{sympy.sstr(factor)}' in {infix(kernel)} is not of the form s**p, exp(a s), "
+                "sin(a s) or cos(a s)"
+            )
+        rate += slope
+    return sympy.cancel(rate), power
+
+
+def _copy(node: Expression) -> sympy.Expr:
+    """The kernel in SymPy, with SymPy's own functions."""
+    match node:
+        case Number(value=value):
+            return sympy.Rational(repr(value))
+        case Name(name=name):
+            return sympy.Symbol(name)
+    assert isinstance(node, Apply)
+    arguments = [_copy(argument) for argument in node.arguments]
+    match node.operator:
+        case "+":
+            return arguments[0] + arguments[1]
+        case "-":
+            return arguments[0] - arguments[1]
+        case "*":
+            return arguments[0] * arguments[1]
+        case "/":
+            return arguments[0] / arguments[1]
+        case "neg":
+            return -arguments[0]
+        case "**":
+            return arguments[0] ** arguments[1]
+        case name if name in _FUNCTIONS:
+            return _FUNCTIONS[name](*arguments)
+    raise KernelError(f"{node.operator}() is not part of a response kernel")
+
+
+def _tree(value: sympy.Expr) -> Expression:
+    """A parameter-only value, with common factors cancelled, as our tree."""
+    calculus = Calculus()
+    cancelled = sympy.cancel(sympy.together(value))
+    for name, function in _FUNCTIONS.items():
+        if name != "sqrt":
+            cancelled = cancelled.replace(function, calculus.function(name))
+    root = calculus.function("sqrt")
+    cancelled = cancelled.replace(
+        lambda e: e.is_Pow and e.exp == sympy.Rational(1, 2), lambda e: root(e.base)
+    )
+    return calculus.back(cancelled)

@@ -1,0 +1,134 @@
+"""Passes over statements: values, liveness, sharing.
+
+In: statements or a kernel. Out: the same computation with fewer statements. Separate because both
+directions of time go through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from neurogen.compiler.expression import (
+    INTERNAL,
+    OPERATORS,
+    Apply,
+    Expression,
+    Name,
+    names,
+    substitute,
+    walk,
+)
+from neurogen.compiler.program import Assign, Kernel
+
+class Fresh:
+    """Hands out names that no one has."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self.taken = set(taken)
+
+    def __call__(self, wanted: str) -> str:
+        name, number = wanted, 0
+        while name in self.taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.taken.add(name)
+        return name
+
+
+def follow(name: str, aliases: Mapping[str, Expression]) -> Expression:
+    target = aliases.get(name)
+    return follow(target.name, aliases) if isinstance(target, Name) else Name(name)
+
+
+def values(statements: tuple[Assign, ...]) -> tuple[Assign, ...]:
+    """The statements as values: without `detach`, and with aliases followed."""
+
+    def visit(node: Expression) -> Expression:
+        if not isinstance(node, Apply):
+            return node
+        inner = tuple(visit(argument) for argument in node.arguments)
+        if node.operator == "detach" or (node.operator == "where" and inner[1] == inner[2]):
+            return inner[-1]
+        return Apply(node.operator, inner, node.at)
+
+    result: list[Assign] = []
+    aliases: dict[str, Expression] = {}
+    for assign in statements:
+        expression = substitute(visit(assign.expression), aliases)
+        if isinstance(expression, Name):
+            aliases[assign.name] = expression
+        result.append(Assign(assign.name, expression, assign.note))
+    return tuple(result)
+
+
+def live(kernel: Kernel) -> Kernel:
+    """Without the statements on which no result depends."""
+    needed = set().union(*(names(expression) for _, expression in kernel.results))
+    kept: list[Assign] = []
+    for assign in reversed(kernel.body):
+        if assign.name in needed:
+            kept.append(assign)
+            needed |= names(assign.expression)
+    return Kernel(tuple(reversed(kept)), kernel.results)
+
+
+def share(kernel: Kernel, fresh: Fresh) -> Kernel:
+    """Costly subexpressions that occur more than once are computed once, under a name."""
+    counts: dict[Expression, int] = {}
+
+    def count(node: Expression) -> None:
+        if isinstance(node, Apply) and _is_costly(node):
+            counts[node] = counts.get(node, 0) + 1
+            if counts[node] > 1:
+                return  # its parts were counted with the first occurrence
+        if isinstance(node, Apply):
+            for argument in node.arguments:
+                count(argument)
+
+    for assign in kernel.body:
+        count(assign.expression)
+    known: dict[Expression, str] = {}
+    body: list[Assign] = []
+
+    def visit(node: Expression) -> Expression:
+        if not isinstance(node, Apply):
+            return node
+        if node in known:
+            return Name(known[node])
+        inner = Apply(node.operator, tuple(visit(a) for a in node.arguments), node.at)
+        if counts.get(node, 0) > 1:
+            known[node] = fresh(_SHARED.get(node.operator, "shared"))
+            body.append(Assign(known[node], inner, "used more than once"))
+            return Name(known[node])
+        return inner
+
+    for assign in kernel.body:
+        whole = assign.expression
+        if isinstance(whole, Apply) and whole not in known and counts.get(whole, 0) > 1:
+            expression: Expression = Apply(
+                whole.operator, tuple(visit(a) for a in whole.arguments), whole.at
+            )
+            known[whole] = assign.name
+        else:
+            expression = visit(whole)
+        body.append(Assign(assign.name, expression, assign.note))
+    return Kernel(tuple(body), kernel.results)
+
+
+_SHARED = {"exp": "exponential", "/": "quotient"}
+
+
+def _is_costly(node: Apply) -> bool:
+    """Worth a name: a function, a division of more than two names, or three operations."""
+    entry = OPERATORS.get(node.operator) or INTERNAL[node.operator]
+    if entry.gives == "condition":
+        return False
+    operations = [n for n in walk(node) if isinstance(n, Apply)]
+    calls = any(_is_call(n.operator) for n in operations)
+    return calls or len(operations) >= 3
+
+
+def _is_call(operator: str) -> bool:
+    entry = OPERATORS.get(operator) or INTERNAL[operator]
+    return entry.binds == 0 and operator not in ("abs", "sign", "relu", "min", "max", "clip",
+                                                 "fire", "detach", "floor", "round")  # fmt: skip

@@ -1,0 +1,382 @@
+"""Names: what a spec declares, and what each name of an equation means where it stands.
+
+In: a `Spec`. Out: a `Scope` that resolves equations and collects mistakes. Separate from `model.py`
+because the order of a step is one thing and the meaning of its names another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from neurogen.compiler.expression import (
+    INTERNAL,
+    OPERATORS,
+    Apply,
+    Expression,
+    Name,
+    Number,
+    did_you_mean,
+    infix,
+    names,
+    parse,
+    substitute,
+    walk,
+)
+from neurogen.compiler.numeric import evaluate
+from neurogen.compiler.program import DETACH_RESET, HARD_RESET, Matrix
+from neurogen.compiler.source import Path
+from neurogen.compiler.spec import Equation, Parameter, Spec, State
+from neurogen.errors import Mistake
+
+_BASE = {
+    "v_threshold": Parameter(
+        name="v_threshold", default=1.0, doc="Threshold of the membrane potential."
+    ),
+    "v_reset": Parameter(
+        name="v_reset",
+        default=0.0,
+        doc="Membrane potential after a spike (hard reset) and at rest.",
+    ),
+}
+_BASE_STATES = (State(name="v", init=Equation("v_rest", parse("v_rest"))),)
+BASE_FIRE = parse("v >= v_threshold")
+_ZERO, _ONE = Number(0.0), Number(1.0)
+_Fail = Callable[..., None]
+
+
+class Scope:
+    """The declared names of one spec; mutable while its model is built.
+
+    Attributes:
+        mistakes: What was found so far.
+        states: The states, the base neuron's v where the spec declares none.
+        parameters: Constructor keywords, those of the base neuron included where they are used.
+        reset: `auto` (hard or soft as `v_reset` says), `hard`, `soft`, or `fixed` by the spec.
+        flags: Compile-time flags, `hard_reset` included where both resets exist.
+        definitions: Names that stand for an expression over parameters: `v_rest`, constant `let`s.
+        previous_spike: Name of the state that holds the last spike, empty if no equation asks.
+        matrices: Matrices whose exponentials constants are elements of.
+        respond: What a call of a response kernel means: (kernel, argument as written, resolved).
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.mistakes: list[Mistake] = []
+        self.used: set[str] = set()
+        self.previous_spike = ""
+        self.matrices: list[Matrix] = []
+        self.respond: Callable[[str, Expression, Expression], Expression] | None = None
+        self.states = spec.states or _BASE_STATES
+        self.declare()
+
+    def declare(self) -> None:
+        """Check that names are declared once, and settle what the base neuron adds."""
+        spec = self.spec
+        kinds: list[tuple[str, Iterable[str]]] = [
+            ("states", (s.name for s in spec.states)),
+            ("inputs", spec.inputs),
+            ("parameters", (p.name for p in spec.parameters)),
+            ("learnable", (w.name for w in spec.learnable)),
+            ("flags", (f.name for f in spec.flags)),
+            ("let", (d.name for d in spec.let)),
+            ("kernels", (k.name for k in spec.kernels)),
+        ]
+        seen: dict[str, str] = {} if spec.states else {"v": "states"}
+        for kind, declared in kinds:
+            for position, name in enumerate(declared):
+                path: Path = (kind, position if kind == "inputs" else name)
+                if name in seen:
+                    where = f"{seen[name]} already" if spec.states or name != "v" else (
+                        "states: it is the membrane potential")  # fmt: skip
+                    self.add("NG011", path, f"'{name}' is declared in {where}",
+                             "every name has one meaning", key=kind != "inputs")  # fmt: skip
+                if name in _BASE and kind not in ("parameters", "learnable"):
+                    self.add("NG010", path, f"'{name}' is a parameter of the base neuron",
+                             "choose another name", key=kind != "inputs")  # fmt: skip
+                seen[name] = kind
+        if not spec.inputs:
+            self.add("NG005", ("inputs",), "a neuron has at least one input")
+        self.kernels = {kernel.name for kernel in spec.kernels}
+        self.taken = {*seen, *_BASE, *(item.name for item in spec.charge), "spike", "v_rest", "dt",
+                      DETACH_RESET, HARD_RESET, "spiking"}  # fmt: skip
+        assigned = {item.name for item in spec.reset.assignments}
+        has_v = any(state.name == "v" for state in self.states)
+        rule = spec.reset.rule
+        self.reset = (
+            rule if has_v and "v" not in assigned and rule != "none" and self.may_fire else "fixed"
+        )
+        mentioned = self.mentioned()
+        if self.reset == "auto" or self.reset == "soft":
+            mentioned.add("v_threshold")
+        if self.reset in ("auto", "hard"):
+            mentioned.add("v_reset")
+        self.both_resets = self.reset == "auto" or (self.reset == "fixed" and "v_rest" in mentioned
+                                                    and "v_reset" not in mentioned)  # fmt: skip
+        if "v_rest" in mentioned and self.reset != "soft":
+            mentioned.add("v_reset")
+        own = {p.name for p in spec.parameters} | {w.name for w in spec.learnable}
+        self.parameters = spec.parameters + tuple(
+            parameter for name, parameter in _BASE.items() if name in mentioned and name not in own
+        )
+        if "dt" in mentioned or spec.dynamics or spec.kernels:
+            self.parameters += (
+                Parameter(name="dt", default=spec.dt or 1.0, doc="Time step."),
+            )
+        elif spec.dt is not None:
+            self.add("NG013", ("dt",), "'dt' is never used", "remove it, or name dt", key=True)
+        self.flags = tuple(f.name for f in spec.flags) + ((HARD_RESET,) if self.both_resets else ())
+        self.parameter_names = {
+            *(p.name for p in self.parameters), *(w.name for w in spec.learnable), "v_rest",
+        }  # fmt: skip
+        rest: Expression = Name("v_reset")
+        if self.both_resets:
+            rest = Apply("where", (Name(HARD_RESET), rest, _ZERO))
+        elif "v_reset" not in self.parameter_names or self.reset == "soft":
+            rest = _ZERO
+        self.definitions: dict[str, Expression] = {"v_rest": rest}
+        self.check_defaults()
+
+    @property
+    def may_fire(self) -> bool:
+        return self.spec.fire is None or self.spec.fire.when is not None
+
+    def mentioned(self) -> set[str]:
+        """Every name that some equation of the spec writes."""
+        spec = self.spec
+        groups = (spec.let, spec.charge, spec.dynamics, spec.kernels, spec.reset.assignments)
+        equations = [item.equation for group in groups for item in group]
+        equations += [state.init for state in self.states if state.init is not None]
+        equations += [w.init for w in spec.learnable]
+        equations += [e for e in (spec.output,) if e is not None]
+        if spec.fire is None:
+            equations.append(Equation("v >= v_threshold", parse("v >= v_threshold")))
+        else:
+            equations += [e for e in (spec.fire.when, spec.fire.guard) if e is not None]
+        return set().union(*(names(equation.expression) for equation in equations))
+
+    def check_defaults(self) -> None:
+        """Defaults must satisfy their own `where` and bounds."""
+        values: dict[str, float] = {p.name: p.default for p in self.parameters}
+        values |= {f.name: f.default for f in self.spec.flags}
+        scope = {name: Name(name) for name in values}
+        for parameter in self.spec.parameters:
+            if parameter.where is None:
+                continue
+            path: Path = ("parameters", parameter.name, "where")
+            before = set(self.used)
+            condition = self.resolve(parameter.where, path, scope, "condition")
+            self.used = before | (self.used - {parameter.name})
+            if condition is not None and not evaluate(condition, values):
+                self.add("NG033", ("parameters", parameter.name, "default"),
+                         f"the default {parameter.default:g} does not satisfy {parameter.where}")  # fmt: skip
+        for w in self.spec.learnable:
+            init = self.resolve(w.init, ("learnable", w.name, "init"), scope, only_parameters=True)
+            if w.transform == "clamp" and w.bounds is None:
+                self.add("NG004", ("learnable", w.name), "`transform: clamp` needs `bounds`",
+                         "bounds: [low, high]", key=True)  # fmt: skip
+            if w.bounds is not None and w.bounds[0] >= w.bounds[1]:
+                self.add("NG005", ("learnable", w.name, "bounds"), "bounds are [low, high]")
+            elif w.bounds is not None and init is not None and w.transform == "clamp":
+                value = evaluate(init, values)
+                if not w.bounds[0] <= value <= w.bounds[1]:
+                    self.add("NG033", ("learnable", w.name, "init"),
+                             f"the initial value {value:g} lies outside {list(w.bounds)}")  # fmt: skip
+
+    def parameter_scope(self) -> dict[str, Expression]:
+        return {name: Name(name) for name in (*sorted(self.parameter_names), *self.flags)}
+
+    def fresh(self, wanted: str) -> str:
+        """A name no one has: `wanted`, or `wanted` with a number."""
+        name, number = wanted, 0
+        while name in self.taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.taken.add(name)
+        return name
+
+    def add(
+        self, code: str, path: Path, message: str, hint: str = "", *, at: int | None = None,
+        width: int = 1, key: bool = False,
+    ) -> None:  # fmt: skip
+        self.mistakes.append(self.spec.mistake(code, path, message, hint, at, width, key))
+
+    def resolve(
+        self,
+        equation: Equation,
+        path: Path,
+        scope: Mapping[str, Expression],
+        kind: str = "real",
+        *,
+        only_parameters: bool = False,
+    ) -> Expression | None:
+        """The equation with its names replaced by what they mean here; None after a mistake."""
+        count = len(self.mistakes)
+
+        def fail(code: str, node: Expression, message: str, hint: str = "", width: int = 1) -> None:
+            self.add(code, path, message, hint, at=node.at, width=width)
+
+        def visit(node: Expression, expected: str) -> Expression:
+            match node:
+                case Number():
+                    if expected == "condition":
+                        fail("NG024", node, "a number is no condition", "compare it: a > 0")
+                    return node
+                case Name(name=name):
+                    return self.lookup(node, scope, expected, fail, only_parameters) or node
+            assert isinstance(node, Apply)
+            symbol, arguments = node.operator, node.arguments
+            if symbol == "prev":
+                return self.previous(arguments[0], fail)
+            if symbol in self.kernels:
+                return self.call(node, expected, visit, fail)
+            entry = OPERATORS.get(symbol) or INTERNAL[symbol]
+            if entry.gives != expected:
+                fail("NG024", node, f"{brief(node)} is a {entry.gives}, a {expected} is needed here",
+                     "where(condition, 1, 0) makes a number of a condition"
+                     if expected == "real" else "compare it: a > 0")  # fmt: skip
+            if symbol == "where" and (spike := self.spike_condition(arguments[0])):
+                # A condition on spike is arithmetic, so that the gradient through it exists.
+                number = visit(spike, "real")
+                taken, untaken = visit(arguments[1], "real"), visit(arguments[2], "real")
+                return Apply("+", (Apply("*", (number, taken)),
+                                   Apply("*", (Apply("-", (_ONE, number)), untaken))))  # fmt: skip
+            inner = tuple(visit(a, k) for a, k in zip(arguments, entry.takes, strict=True))
+            if symbol == "heaviside":
+                return Apply("where", (Apply(">=", (inner[0], _ZERO)), _ONE, _ZERO))
+            if symbol == "step":
+                return Apply("fire", (Apply(">=", (inner[0], _ZERO)), inner[0]))
+            return Apply(symbol, inner, node.at)
+
+        result = visit(equation.expression, kind)
+        return result if len(self.mistakes) == count else None
+
+    def lookup(
+        self, node: Name, scope: Mapping[str, Expression], expected: str, fail: _Fail,
+        only_parameters: bool,
+    ) -> Expression | None:  # fmt: skip
+        name = node.name
+        self.used.add(name)
+        is_flag = name in self.flags or any(f.name == name for f in self.spec.flags)
+        if name not in scope:
+            if name == "spike":
+                fail("NG032", node, "`spike` is known only after the neuron has fired",
+                     "prev(spike) is the last spike", 5)  # fmt: skip
+            elif only_parameters:
+                fail("NG025", node, f"'{name}' is no parameter; only parameters may stand here",
+                     did_you_mean(name, list(scope)), len(name))  # fmt: skip
+            else:
+                fail("NG012", node, f"unknown name '{name}'",
+                     did_you_mean(name, list(scope)) or "known are " + ", ".join(sorted(scope)),
+                     len(name))  # fmt: skip
+            return None
+        if is_flag != (expected == "condition"):
+            fail("NG024", node,
+                 f"'{name}' is a {'flag' if is_flag else 'number'}, a {expected} is needed here",
+                 f"write a if {name} else b" if is_flag else f"compare it: {name} > 0",
+                 len(name))  # fmt: skip
+            return None
+        return scope[name]
+
+    def call(
+        self, node: Apply, expected: str, visit: Callable[[Expression, str], Expression],
+        fail: _Fail,
+    ) -> Expression:  # fmt: skip
+        """The response of a kernel to an input, or to the spike."""
+        self.used.add(node.operator)
+        argument = node.arguments[0]
+        if expected != "real":
+            fail("NG024", node, f"{brief(node)} is a number, a condition is needed here")
+        elif self.respond is None:
+            fail("NG025", node, f"kernel '{node.operator}' cannot be called here",
+                 "call it in `let`, `charge` or `fire`", len(node.operator))  # fmt: skip
+        elif argument == Name("spike"):
+            return self.respond(node.operator, argument, argument)
+        else:
+            return self.respond(node.operator, argument, visit(argument, "real"))
+        return node
+
+    def spike_condition(self, node: Expression) -> Expression | None:
+        if node == Name("spike") or node == Apply("prev", (Name("spike"),)):
+            return node
+        return None
+
+    def previous(self, argument: Expression, fail: _Fail) -> Expression:
+        states = [state.name for state in self.states]
+        if argument == Name("spike"):
+            self.previous_spike = getattr(self, "previous_spike", "") or self.fresh("prev_spike")
+            return Name(self.previous_spike)
+        if isinstance(argument, Name) and argument.name in states:
+            self.used.add(argument.name)
+            return Name(argument.name)
+        fail("NG035", argument, f"prev() takes a state or spike, not {brief(argument)}",
+             "states are " + ", ".join(states))  # fmt: skip
+        return argument
+
+    @property
+    def known_constants(self) -> frozenset[str]:
+        """Names that do not change during a call."""
+        matrices = {matrix.name for matrix in self.matrices}
+        return frozenset(self.parameter_names | set(self.flags) | set(self.definitions) | matrices)
+
+    def is_constant(self, expression: Expression) -> bool:
+        """Whether only parameters, flags and numbers occur, and no step of the surrogate."""
+        return names(expression) <= self.known_constants and all(
+            node.operator != "fire" for node in walk(expression) if isinstance(node, Apply)
+        )
+
+    def inline(self, expression: Expression) -> Expression:
+        """Named constants replaced by what they stand for, until only parameters are left."""
+        while names(expression) & set(self.definitions):
+            expression = substitute(expression, self.definitions)
+        return expression
+
+    def initial(self, name: str, init: Equation | None) -> Expression:
+        """A state's value before the first step, over parameters."""
+        equation = init or Equation("0", _ZERO)
+        scope = self.parameter_scope()
+        value = self.resolve(equation, ("states", name), scope, only_parameters=True)
+        return self.inline(value or _ZERO)
+
+    def no_state(self, name: str, path: Path) -> None:
+        """Something that is no state is assigned as one."""
+        states = sorted(state.name for state in self.states)
+        hint = did_you_mean(name, states) or "states are " + ", ".join(states)
+        self.add("NG031", path, f"'{name}' is no state", hint, key=True, width=len(name))
+
+    def check_unused(self, following: Mapping[str, str]) -> None:
+        spec = self.spec
+        changed = {item.name for item in (*spec.dynamics, *spec.charge, *spec.reset.assignments)}
+        for state in spec.states:
+            if state.name not in changed and following[state.name] == state.name:
+                self.add("NG034", ("states", state.name), f"state '{state.name}' never changes",
+                         "give it an equation in `charge` or `reset`, or make it a parameter",
+                         key=True, width=len(state.name))  # fmt: skip
+        groups: list[tuple[str, Iterable[str]]] = [
+            ("states", (s.name for s in spec.states)),
+            ("parameters", (p.name for p in spec.parameters)),
+            ("learnable", (w.name for w in spec.learnable)),
+            ("flags", (f.name for f in spec.flags)),
+            ("let", (d.name for d in spec.let)),
+            ("kernels", (k.name for k in spec.kernels)),
+            ("charge", (c.name for c in spec.charge if c.name not in following)),
+        ]
+        implicit = {"v_threshold", "v_reset"} & {p.name for p in self.parameters}
+        implicit -= self.used if self.reset == "fixed" else set()
+        used = self.used | (set() if self.reset == "fixed" else implicit)
+        for kind, declared in groups:
+            for name in declared:
+                if name not in used:
+                    self.add("NG013", (kind, name), f"'{name}' is never used",
+                             "remove it, or name it in an equation", key=True,
+                             width=len(name))  # fmt: skip
+        for position, name in enumerate(spec.inputs):
+            if name not in used:
+                path: Path = ("inputs", position) if spec.source.root.child("inputs") else ("charge",)
+                self.add("NG013", path, f"input '{name}' is never used",
+                         "a neuron that ignores its input is refused")  # fmt: skip
+
+
+def brief(node: Expression) -> str:
+    text = infix(node)
+    return f"'{text[:40]}…'" if len(text) > 40 else f"'{text}'"
+
