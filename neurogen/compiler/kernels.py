@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import sympy
 
 from neurogen.compiler.calculus import Calculus
-from neurogen.compiler.expression import Apply, Expression, Name, Number, infix
+from neurogen.compiler.expression import Apply, Expression, Name, Number, infix, names
 
 MAX_ORDER = 8
 _FUNCTIONS = {"exp": sympy.exp, "sin": sympy.sin, "cos": sympy.cos, "sqrt": sympy.sqrt}
@@ -55,10 +55,14 @@ def response(kernel: Expression, defaults: Mapping[str, float]) -> Response:
     h = _copy(kernel)
     if not h.has(s):
         raise KernelError("it does not depend on s, the time since the event")
+    # Whatever is free of s is one symbol while terms are told apart.
+    parts: dict[sympy.Symbol, sympy.Expr] = {}
+    opaque = _opaque(kernel, parts)
     roots: dict[sympy.Expr, int] = {}
-    expanded = sympy.expand(h.rewrite(sympy.exp), power_exp=False, power_base=False)
+    expanded = sympy.expand(opaque.rewrite(sympy.exp), power_exp=False, power_base=False)
     for term in sympy.Add.make_args(expanded):
         rate, power = _root(sympy.powsimp(term, combine="exp"), s, kernel)
+        rate = sympy.cancel(rate.subs(parts))
         roots[rate] = max(roots.get(rate, 0), power + 1)
     for rate in roots:
         value = complex(rate.subs({sympy.Symbol(n): v for n, v in defaults.items()}))
@@ -102,7 +106,20 @@ def _root(term: sympy.Expr, s: sympy.Symbol, kernel: Expression) -> tuple[sympy.
                 "sin(a s) or cos(a s)"
             )
         rate += slope
-    return sympy.cancel(rate), power
+    return rate, power
+
+
+def _opaque(node: Expression, parts: dict[sympy.Symbol, sympy.Expr]) -> sympy.Expr:
+    """The kernel in SymPy, each maximal part without s replaced by a symbol, noted in `parts`."""
+    if "s" not in names(node):
+        symbol = sympy.Symbol(f"part {len(parts)}")
+        parts[symbol] = _copy(node)
+        return symbol
+    if not isinstance(node, Apply):
+        return _copy(node)
+    if node.operator == "**":
+        return _opaque(node.arguments[0], parts) ** _copy(node.arguments[1])
+    return _apply(node.operator, [_opaque(argument, parts) for argument in node.arguments])
 
 
 def _copy(node: Expression) -> sympy.Expr:
@@ -113,8 +130,11 @@ def _copy(node: Expression) -> sympy.Expr:
         case Name(name=name):
             return sympy.Symbol(name)
     assert isinstance(node, Apply)
-    arguments = [_copy(argument) for argument in node.arguments]
-    match node.operator:
+    return _apply(node.operator, [_copy(argument) for argument in node.arguments])
+
+
+def _apply(operator: str, arguments: list[sympy.Expr]) -> sympy.Expr:
+    match operator:
         case "+":
             return arguments[0] + arguments[1]
         case "-":
@@ -129,7 +149,7 @@ def _copy(node: Expression) -> sympy.Expr:
             return arguments[0] ** arguments[1]
         case name if name in _FUNCTIONS:
             return _FUNCTIONS[name](*arguments)
-    raise KernelError(f"{node.operator}() is not part of a response kernel")
+    raise KernelError(f"{operator}() is not part of a response kernel")
 
 
 def _tree(value: sympy.Expr) -> Expression:

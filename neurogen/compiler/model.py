@@ -200,7 +200,7 @@ class _Step:
         values: dict[str, Expression] = {}
         for statement in self.statements:
             values[statement.name] = substitute(statement.expression, values)
-        return self.scope.inline(substitute(expression, values))
+        return substitute(expression, values)
 
     def name_state(self, state: str, value: Expression | None, name: str, note: str) -> None:
         """A state's new value, under which it is known from here on."""

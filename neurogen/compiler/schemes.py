@@ -139,7 +139,7 @@ def exponential_euler(system: System) -> Values:
         if rate != _ZERO:
             z = _times(_DT, rate)
             if system.scope.is_constant(rate):
-                step = system.constant(f"step_{x}", _times(_DT, phi(z)))
+                step = system.constant(f"step_{x}", _times(_DT, Apply("phi", (z,))))
             else:
                 named = system.assign(f"z_{x}", z, f"dt df/d{x}")
                 step = system.assign(f"step_{x}", _times(_DT, phi(named)), "dt (exp(z) - 1) / z")

@@ -1,5 +1,7 @@
 """The base neuron in plain torch: charge, fire, reset, each of which a subclass may override.
 
+For example:
+
     class SquareIFNode(BaseNode):
         def neuronal_charge(self, x):
             self.v = self.v + x**2
@@ -10,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neurogen.runtime.memory import MemoryModule
-from neurogen.runtime.surrogate import Sigmoid, Surrogate
+from neurogen.runtime.surrogate import Sigmoid
 
 
 class BaseNode(MemoryModule):
@@ -29,11 +31,13 @@ class BaseNode(MemoryModule):
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`, `[T, N, *]`.
     """
 
+    v: Any
+
     def __init__(
         self,
-        v_threshold: float = 1.0,
+        v_threshold: float | Tensor = 1.0,
         v_reset: float | None = 0.0,
-        surrogate_function: Surrogate | None = None,
+        surrogate_function: nn.Module | None = None,
         detach_reset: bool = False,
         step_mode: str = "s",
         backend: str = "torch",
@@ -49,6 +53,14 @@ class BaseNode(MemoryModule):
         self.register_memory("v", 0.0 if v_reset is None else v_reset)
         self.register_memory("v_seq", None)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "v_reset" and "v" in self._starts:
+            before, start = self._starts["v"], 0.0 if value is None else value
+            self._starts["v"] = start
+            if self.v is before or (isinstance(self.v, float | int) and self.v == before):
+                self.v = start
+
     @property
     def supported_backends(self) -> tuple[str, ...]:
         """What this step mode and machine can run."""
@@ -57,13 +69,14 @@ class BaseNode(MemoryModule):
     @property
     def backend(self) -> str:
         """How the neuron is run."""
-        return self._backend
+        return str(self._backend)
 
     @backend.setter
     def backend(self, value: str) -> None:
         if value not in (*self.supported_backends, "auto"):
             raise ValueError(
-                f"{type(self).__name__} runs on {', '.join(self.supported_backends)}, not {value!r}"
+                f"{type(self).__name__} is written in Python and runs on backend "
+                f"{', '.join(self.supported_backends)}, not {value!r}; a neuron from a spec is fused"
             )
         self.__dict__["_backend"] = value
 
@@ -89,19 +102,25 @@ class BaseNode(MemoryModule):
         """Before the first input v is a number; give it the shape of one time step."""
         if not isinstance(self.v, Tensor):
             self.v = torch.full_like(x, self.v, requires_grad=False)
-        elif self.v.shape != x.shape and self.v.numel() > 1:
+        elif self.v.shape != x.shape and self.v.dim():
             raise ValueError(
-                f"{type(self).__name__}: the input of a time step has shape {tuple(x.shape)}, the "
-                f"state v {tuple(self.v.shape)}; call reset() before a new batch or shape"
+                f"{type(self).__name__}: the input of a time step has shape {list(x.shape)}, the "
+                f"state v {list(self.v.shape)}; call reset() before a new batch or shape"
             )
 
     def single_step_forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """One time step, `[N, *]`."""
-        self.v_float_to_tensor(x)
-        self.neuronal_charge(x)
+        """One time step, `[N, *]`; state and arithmetic are at least float32."""
+        if not x.is_floating_point():
+            raise TypeError(
+                f"{type(self).__name__}: x must be a floating-point tensor, not {x.dtype}; convert "
+                "it, e.g. x.float()"
+            )
+        wide = x.float() if x.itemsize < 4 else x
+        self.v_float_to_tensor(wide)
+        self.neuronal_charge(wide)
         spike = self.neuronal_fire()
         self.neuronal_reset(spike)
-        return spike
+        return spike.to(x.dtype)
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:  # type: ignore[override]
         """All time steps, `[T, N, *]`."""
@@ -110,6 +129,8 @@ class BaseNode(MemoryModule):
             spikes.append(self.single_step_forward(x))
             if self.store_v_seq:
                 potentials.append(self.v)
+        if not spikes:
+            raise ValueError(f"{type(self).__name__}: the input has no time steps (T = 0)")
         if self.store_v_seq:
             self.v_seq = torch.stack(potentials)
         return torch.stack(spikes)

@@ -53,9 +53,7 @@ class MemoryModule(nn.Module):
 
     def detach(self) -> None:
         """Cut the graph behind every memory (truncated backpropagation through time)."""
-        for name, value in self._memories.items():
-            if isinstance(value, Tensor):
-                self._memories[name] = value.detach()
+        self._memories.update(_detached(self._memories))
 
     def memories(self) -> Iterator[Any]:
         """The memories' values."""
@@ -88,25 +86,33 @@ class MemoryModule(nn.Module):
         return [*super().__dir__(), *self._memories]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        for name, value in self._memories.items():
-            if isinstance(value, Tensor):
-                self._memories[name] = fn(value)
-        return super()._apply(fn, recurse)
+        """Memories follow `.to()`, `.double()`, `.cuda()`, but never fall below float32."""
+        lost = any(isinstance(value, Tensor) and value.is_meta for value in self.memories())
+        for store in (self._memories, self._starts):
+            for name, value in store.items():
+                if isinstance(value, Tensor) and not value.is_meta:
+                    store[name] = _moved(value, fn)
+        moved = super()._apply(fn, recurse)
+        if lost:  # a tensor on the meta device has no values to move
+            self.reset()
+        return moved
+
+    def _replicate_for_data_parallel(self) -> Any:
+        """A replica of `nn.DataParallel` remembers for itself."""
+        replica = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica.__dict__["_memories"] = dict(self._memories)
+        return replica
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy whose memories are detached: a graph belongs to the forward that made it."""
         clone = self.__class__.__new__(self.__class__)
         memo[id(self)] = clone
-        for key, value in self.__dict__.items():
-            if key == "_memories":
-                value = {k: _detached(v) for k, v in value.items()}
+        for key, value in self.__getstate__().items():
             clone.__dict__[key] = copy.deepcopy(value, memo)
         return clone
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state["_memories"] = {k: _detached(v) for k, v in self._memories.items()}
-        return state
+        """What copies and pickles hold: memories without the graph of the forward that made them."""
+        return self.__dict__ | {"_memories": _detached(self._memories)}
 
     def single_step_forward(self, *inputs: Tensor) -> Any:
         """One time step; subclasses define it."""
@@ -114,7 +120,10 @@ class MemoryModule(nn.Module):
 
     def multi_step_forward(self, *inputs: Tensor) -> Any:
         """All time steps: by default `single_step_forward` of each."""
-        return torch.stack([self.single_step_forward(*step) for step in zip(*inputs, strict=True)])
+        steps = [self.single_step_forward(*step) for step in zip(*inputs, strict=True)]
+        if not steps:
+            raise ValueError(f"{type(self).__name__}: the input has no time steps (T = 0)")
+        return torch.stack(steps)
 
     def forward(self, *inputs: Tensor) -> Any:
         """Dispatch on `step_mode`."""
@@ -127,5 +136,19 @@ class MemoryModule(nn.Module):
         return f"step_mode={self.step_mode}"
 
 
+def _moved(value: Tensor, fn: Any) -> Tensor:
+    """`fn(value)`; asked of an empty tensor, because `to_empty` would forget the values."""
+    target = fn(value.new_empty(0))
+    narrow = target.is_floating_point() and target.itemsize < 4 <= value.itemsize
+    return value.to(target.device, torch.float32 if narrow else target.dtype)
+
+
 def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
+    """Tensors without their graph, also inside lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _detached(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_detached(item) for item in value)
+    return value

@@ -31,6 +31,7 @@ class Neuron(BaseNode):
         states: Names of the states; each is an attribute, a number before the first input.
         flags: Compile-time flags of the kernels.
         constants: The prelude.
+        matrices: Matrices whose exponentials some constants are elements of.
         initial: Value of each state before the first step, from the parameters.
         bounds: What parameters must satisfy.
         learnable: `nn.Parameter`s that the neuron makes itself.
@@ -43,6 +44,7 @@ class Neuron(BaseNode):
     flags: ClassVar[tuple[str, ...]] = ()
     parameter_names: ClassVar[tuple[str, ...]] = ()
     constants: ClassVar[tuple[Constant, ...]] = ()
+    matrices: ClassVar[Mapping[str, Any]] = {}
     initial: ClassVar[Mapping[str, Any]] = {}
     bounds: ClassVar[Mapping[str, Bound]] = {}
     learnable: ClassVar[Mapping[str, Learnable]] = {}
@@ -165,31 +167,30 @@ class Neuron(BaseNode):
 
     def prelude(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
         """The constants of a call, once: float64 for numbers, the compute dtype for tensors."""
-        return tuple(self._constant(k, c, dtype, device) for k, c in enumerate(self.constants))
+        given = _Namespace(self, dtype, device)
+        exact = _Namespace(self, torch.float64, torch.device("cpu"))
+        return tuple(self._constant(k, c, given, exact) for k, c in enumerate(self.constants))
 
     def _constant(
-        self, index: int, constant: Constant, dtype: torch.dtype, device: torch.device
+        self, index: int, constant: Constant, given: _Namespace, exact: _Namespace
     ) -> Tensor:
+        dtype, device = given._dtype, given._device
         if constant.when is not None and not constant.when(self):
             values: tuple[Any, ...] = ()
             compute = lambda _: 0.0  # noqa: E731
         else:
             values = tuple(self._current(name) for name in constant.uses)
             compute = constant.value
-        namespace = _Namespace(self, dtype, device)
         if any(isinstance(value, Tensor) for value in values):
-            result = compute(namespace)
-            return result if result.dtype == dtype and result.device == device else result.to(
-                device, dtype)  # fmt: skip
+            return torch.as_tensor(compute(given)).to(device, dtype)
         flags = tuple(getattr(self, flag) for flag in self.flags)
         key = (index, values, flags, dtype, device)
         cached = self._constants.get(key)
         if cached is None:
-            exact = torch.as_tensor(compute(_Namespace(self, torch.float64, torch.device("cpu"))),
-                                    dtype=torch.float64)  # fmt: skip
             if len(self._constants) > 256:
                 self._constants.clear()
-            cached = self._constants[key] = exact.to(device, dtype)
+            value = torch.as_tensor(compute(exact), dtype=torch.float64)
+            cached = self._constants[key] = value.to(device, dtype)
         return cached
 
     # -- state -------------------------------------------------------------------------------
@@ -405,6 +406,7 @@ class _Namespace:
 
     def __init__(self, node: Neuron, dtype: torch.dtype, device: torch.device) -> None:
         self._node, self._dtype, self._device = node, dtype, device
+        self._exponentials: dict[str, Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
         node = self._node
@@ -419,9 +421,23 @@ class _Namespace:
             return math.nan
         return torch.tensor(value, dtype=torch.float64, device=self._device)
 
-    def number(self, value: float) -> Tensor:
+    # No name of a spec ends in an underscore, so these collide with no parameter.
+
+    def number_(self, value: float) -> Tensor:
         """A literal of a prelude."""
         return torch.tensor(value, dtype=torch.float64, device=self._device)
+
+    def element_(self, name: str, row: int, column: int) -> Tensor:
+        """An element of exp(matrix), in float64; the exponential is taken once a call."""
+        if name not in self._exponentials:
+            entries = [e for entries in self._node.matrices[name](self) for e in entries]
+            wide = torch.broadcast_tensors(
+                *(torch.as_tensor(e, dtype=torch.float64, device=self._device) for e in entries)
+            )
+            size = math.isqrt(len(entries))
+            stacked = torch.stack(wide, -1).unflatten(-1, (size, size))
+            self._exponentials[name] = torch.linalg.matrix_exp(stacked)
+        return self._exponentials[name][..., row, column]
 
 
 def _sigmoid_between(value: Tensor, bounds: tuple[float, float] | None) -> Tensor:

@@ -23,7 +23,7 @@ def emit(model: Model, program: Program) -> Artefact:
     like = safe(program.inputs[0])
     step = Printer(lambda text: f"fn.number({text}, {like})", flags=flags)
     prelude = Printer(
-        lambda text: f"p.number({text})",
+        lambda text: f"p.number_({text})",
         lambda name: f"p.{name}",
         flags=frozenset((*program.flags, *(f.name for f in spec.flags))),
     )

@@ -80,7 +80,7 @@ class Printer:
             case "element":
                 assert isinstance(a[0], Name)
                 row, column = (literal(n.value) for n in a[1:] if isinstance(n, Number))
-                text, own = f'p.element("{a[0].name}", {row}, {column})', _ATOM
+                text, own = f'p.element_("{a[0].name}", {row}, {column})', _ATOM
             case "neg":
                 text = f"-{self.show(a[0], own + 1)}"
             case "**":

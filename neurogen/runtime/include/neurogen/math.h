@@ -8,7 +8,7 @@
 //     NVRTC  --fmad=false                  (and not --use_fast_math, --ftz or --prec-div=false)
 //
 // Largest errors found, in ulp of the exact result (also where that is subnormal). Float: of all
-// numbers, or * of every 7th. Double: of 3e7 random ones at least, many of them close to thresholds.
+// numbers, or * of every 7th. Double: of at least 3e7 random ones, many of them near thresholds.
 //
 //             float   double
 //   exp       1.03    0.97    2^n (1 + r + r^2 P(r)) with r = x - n ln 2
