@@ -26,10 +26,22 @@ def main() -> None:
 
 @main.command()
 @click.argument("specs", nargs=-1, type=click.Path(path_type=Path), metavar="SPEC...")
-@click.option("-o", "--out", "out", type=click.Path(file_okay=False, path_type=Path),
-              default=Path("generated"), show_default=True, help="Output folder.")
-@click.option("--backend", "only", multiple=True, metavar="NAME",
-              help="Write the files of these backends only (torch, cpp, cupy); may be repeated.")
+@click.option(
+    "-o",
+    "--out",
+    "out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("generated"),
+    show_default=True,
+    help="Output folder.",
+)
+@click.option(
+    "--backend",
+    "only",
+    multiple=True,
+    metavar="NAME",
+    help="Write the files of these backends only (torch, cpp, cupy); may be repeated.",
+)
 @click.option("--check", is_flag=True, help="Write nothing; show what is stale and exit 1.")
 @click.option("--force", is_flag=True, help="Write files that are fresh, too.")
 @click.option("--surrogates", is_flag=True, help="Also the table of surrogates in this package.")
@@ -65,9 +77,7 @@ def build(
             except SpecError as error:
                 failures += 1
                 console.print(str(error), highlight=False, markup=False)
-    folders = {
-        out / spec.stem: pipeline.files(compiled, only or known) for spec, compiled in built
-    }
+    folders = {out / spec.stem: pipeline.files(compiled, only or known) for spec, compiled in built}
     if surrogates:
         folders[Path(__file__).parent] = (pipeline.surrogate_table(),)
     if check:

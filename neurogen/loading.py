@@ -67,9 +67,9 @@ def _module(compiled: Compiled) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     texts = {artefact.path: artefact.text for artefact in compiled.artefacts}
-    module: Any = ModuleType(name)
+    module = ModuleType(name)
     module.__file__ = f"<{spec.name}>"
-    exec(compile(texts.pop("__init__.py"), module.__file__, "exec"), module.__dict__)  # noqa: S102
+    exec(compile(texts.pop("__init__.py"), module.__file__, "exec"), module.__dict__)
     neuron = getattr(module, f"{spec.name}Node")
     neuron.kernels = replace(neuron.kernels, texts=tuple(sorted(texts.items())))
     sys.modules[name] = module

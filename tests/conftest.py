@@ -1,4 +1,4 @@
-"""Profiles and shared fixtures: CI runs a derandomised, short form; `--long` runs the proofs in full."""
+"""Profiles and fixtures: CI runs a derandomised, short form, `--long` the proofs in full."""
 
 from __future__ import annotations
 

@@ -49,8 +49,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "row",
             rows(metafunc.config.getoption("--long")),
-            ids=lambda row: f"{row[0]}-{row[1].backend}-{row[1].reset}-{row[1].surrogate}-"
-            f"{str(row[1].dtype)[6:]}{'-detached' * row[1].detach_reset}",
+            ids=lambda row: (
+                f"{row[0]}-{row[1].backend}-{row[1].reset}-{row[1].surrogate}-"
+                f"{str(row[1].dtype)[6:]}{'-detached' * row[1].detach_reset}"
+            ),
         )
 
 

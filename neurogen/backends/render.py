@@ -24,7 +24,7 @@ def environment(backend: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the text is C++ and Python; what a spec says is sanitised
+        autoescape=False,
     )
 
 

@@ -62,9 +62,7 @@ def shared_library(text: str, surrogate: str, flags: tuple[str, ...]) -> Path:
     return target
 
 
-def _compile(
-    command: str, flags: tuple[str, ...], text: str, surrogate: str, target: Path
-) -> None:
+def _compile(command: str, flags: tuple[str, ...], text: str, surrogate: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         source, built = Path(work, "kernels.cpp"), Path(work, "kernels.so")
         Path(work, "neurogen").mkdir()
@@ -133,7 +131,9 @@ def processor() -> str:
     """What `-march=native` means here, part of the cache key."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        kept = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+        kept = sorted(
+            {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+        )
     except OSError:
         kept = []
     return "\n".join([platform.machine(), platform.processor(), *kept])
@@ -155,8 +155,8 @@ def cache_folder() -> Path:
         status = folder.stat()
     except OSError as error:
         raise BackendError(
-            f"the compile cache {folder} cannot be used ({error.strerror}); set NEUROGEN_CACHE to a "
-            f"folder of your own"
+            f"the compile cache {folder} cannot be used ({error.strerror}); set NEUROGEN_CACHE to "
+            "a folder of your own"
         ) from None
     if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
         raise BackendError(

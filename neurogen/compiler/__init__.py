@@ -1,1 +1,1 @@
-"""YAML text to Program to source text. Start reading at `pipeline.py`; nothing here imports torch."""
+"""YAML text to Program to source text. Start at `pipeline.py`; nothing here imports torch."""

@@ -123,7 +123,7 @@ def _symbol(model: Model, name: str) -> str:
 
 
 def times(gradient: Expression, partial: Expression) -> Expression:
-    """gradient * partial, without the multiplications that a person would not write.
+    """Gradient * partial, without the multiplications that a person would not write.
 
     Where a branch of the partial is 0 the product is chosen, not multiplied: an untaken branch
     contributes exactly 0 even if the other factor is infinite.

@@ -55,7 +55,7 @@ _ONE = Number(1.0)
 
 
 def differentiate(expression: Expression, name: str) -> Expression:
-    """d expression / d name, as SymPy orders it."""
+    """D expression / d name, as SymPy orders it."""
     return Calculus().partial(expression, name)
 
 
@@ -93,10 +93,11 @@ class Calculus:
         self.functions: dict[str, type[sympy.Function]] = {"where": Where}
 
     def partial(self, expression: Expression, name: str) -> Expression:
-        """d expression / d name."""
+        """D expression / d name."""
         return self.back(self.there(expression).diff(sympy.Symbol(name)))
 
     def there(self, node: Expression) -> sympy.Basic:
+        """Our tree as a SymPy expression; where it came from is remembered."""
         match node:
             case Number(value=value):
                 return sympy.Rational(repr(value))
@@ -135,6 +136,7 @@ class Calculus:
         return self.conditions[node]
 
     def function(self, name: str) -> type[sympy.Function]:
+        """A function that SymPy differentiates by our table and otherwise leaves alone."""
         if name not in self.functions:
             calculus = self
 
@@ -170,6 +172,7 @@ class Calculus:
         raise InternalError("adjoint", f"SymPy returned a {type(node).__name__}")
 
     def sum(self, node: sympy.Add) -> Expression:
+        """Positive terms first, each group in a fixed order."""
         terms = sorted(node.args, key=sympy.default_sort_key)
         positive = [t for t in terms if not t.could_extract_minus_sign()]
         negative = [t for t in terms if t.could_extract_minus_sign()]
@@ -183,6 +186,7 @@ class Calculus:
         return result
 
     def product(self, node: sympy.Expr) -> Expression:
+        """Factors in a fixed order, negative powers below one fraction bar."""
         coefficient, rest = node.as_coeff_Mul()
         if coefficient.is_negative:
             return Apply("neg", (self.back(-node),))

@@ -125,7 +125,9 @@ INTERNAL: Mapping[str, Operator] = {
     "slope": Operator((_REAL,)),  # the surrogate's slope
     "gaussian": Operator((_REAL,)),  # exp(-x**2), accurate for large |x|
     "phi": Operator((_REAL,)),  # (exp(x) - 1) / x, 1 at 0; in the prelude only
-    "element": Operator((_REAL, _REAL, _REAL)),  # matrix, row, column: an element of its exponential
+    "element": Operator(
+        (_REAL, _REAL, _REAL)
+    ),  # matrix, row, column: an element of its exponential
 }
 
 _BINARY: Mapping[type[ast.operator], str] = {

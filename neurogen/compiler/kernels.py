@@ -1,8 +1,8 @@
-"""Response kernels: a function h(s) -> its minimal linear ODE, so that convolution is a recursion.
+"""Response kernels: h(s) -> its minimal linear ODE, so that convolution is a recursion.
 
-In: the expression of a kernel in s. Out: the coefficients of h^(n) = c_0 h + … + c_{n-1} h^(n-1) and
-the derivatives of h at 0, as expressions over parameters. With z = (h, h', …) and the companion
-matrix C, the response y[t] = sum_k h(k dt) x[t-k] is the first component of
+In: a kernel in s. Out: the coefficients of h^(n) = c_0 h + … + c_{n-1} h^(n-1) and the derivatives
+of h at 0, as expressions over parameters. With z = (h, h', …) and the companion matrix C, the
+response y[t] = sum_k h(k dt) x[t-k] is the first component of
 
     z[t] = exp(C dt) z[t-1] + (h(0), h'(0), …) x[t],
 

@@ -353,9 +353,8 @@ class _Step:
                 scope.definitions[name] = Apply("element", place)
                 terms.append(Apply("*", (Name(name), Name(other))))
             start = ode.start[i]
-            if not scope.is_constant(start) or start != _ZERO:
-                if not to_spike:
-                    terms.append(Apply("*", (start, argument)))
+            if start != _ZERO and not to_spike:
+                terms.append(Apply("*", (start, argument)))
             total = terms[0]
             for term in terms[1:]:
                 total = Apply("+", (total, term))
@@ -401,9 +400,7 @@ class _Step:
             for state in scope.states
         ] + self.hidden  # fmt: skip
         if last := scope.previous_spike:
-            states.append(
-                StateVariable(last, last, "spike", _ZERO, scope.fresh(f"lam_{last}"))
-            )
+            states.append(StateVariable(last, last, "spike", _ZERO, scope.fresh(f"lam_{last}")))
         if scope.mistakes:
             raise SpecError(tuple(scope.mistakes))
         constants = prelude.constants()

@@ -20,6 +20,7 @@ from neurogen.compiler.expression import (
 )
 from neurogen.compiler.program import Assign, Kernel
 
+
 class Fresh:
     """Hands out names that no one has."""
 
@@ -27,6 +28,7 @@ class Fresh:
         self.taken = set(taken)
 
     def __call__(self, wanted: str) -> str:
+        """`wanted`, or `wanted` with a number."""
         name, number = wanted, 0
         while name in self.taken:
             number += 1
@@ -36,6 +38,7 @@ class Fresh:
 
 
 def follow(name: str, aliases: Mapping[str, Expression]) -> Expression:
+    """What a name stands for in the end."""
     target = aliases.get(name)
     return follow(target.name, aliases) if isinstance(target, Name) else Name(name)
 

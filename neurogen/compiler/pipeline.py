@@ -7,8 +7,8 @@
     emit       Program       -> text, a file a backend              backends/*/emit.py
     artefact   text          -> file, if it changed                 artefact.py
 
-Every stage is a pure function over frozen data. This is the only module that knows them all, and the
-place where backends are found: a folder of `neurogen.backends` with an `emit.py`.
+Every stage is a pure function over frozen data. This is the only module that knows them all, and
+the place where backends are found: a folder of `neurogen.backends` with an `emit.py`.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.program import DETACH_RESET, Constant, is_flag_condition
 from neurogen.compiler.scope import Scope
 
+
 class Prelude:
     """Draws maximal parameter-only subexpressions out of statements and names them."""
 
@@ -32,6 +33,7 @@ class Prelude:
         self.conditions: dict[str, list[Expression | None]] = {}
 
     def visit(self, node: Expression, path: tuple[Expression, ...]) -> Expression:
+        """The expression over constants; `path` is the flag conditions it stands under."""
         if isinstance(node, Number):
             return node
         if self.scope.is_constant(node) and not self.is_condition(node):
@@ -40,18 +42,21 @@ class Prelude:
             return node
         if node.operator == "where" and is_flag_condition(node.arguments[0], self.flags):
             condition, taken, untaken = node.arguments
-            return Apply("where", (condition, self.visit(taken, (*path, condition)),
-                                   self.visit(untaken, (*path, Apply("not", (condition,))))))  # fmt: skip
+            other = Apply("not", (condition,))
+            branches = self.visit(taken, (*path, condition)), self.visit(untaken, (*path, other))
+            return Apply("where", (condition, *branches))
         if node.operator == "**":  # the exponent is part of the operator
             return Apply("**", (self.visit(node.arguments[0], path), node.arguments[1]), node.at)
         return Apply(node.operator, tuple(self.visit(a, path) for a in node.arguments), node.at)
 
     def is_condition(self, node: Expression) -> bool:
+        """Whether the value of a node is a truth value."""
         if isinstance(node, Apply):
             return (OPERATORS.get(node.operator) or INTERNAL[node.operator]).gives == "condition"
         return isinstance(node, Name) and node.name in self.flags
 
     def constant(self, node: Expression, path: tuple[Expression, ...]) -> Expression:
+        """A constant by its name; a number by its value."""
         if not names(node):
             return Number(evaluate(node, {}))
         if node not in self.found:
@@ -78,6 +83,7 @@ class Prelude:
         return self.scope.fresh(slug)
 
     def constants(self) -> tuple[Constant, ...]:
+        """Every constant that a visited statement reads."""
         return tuple(
             Constant(name, self.scope.inline(node), any_of(self.conditions[name]))
             for node, name in self.found.items()

@@ -156,5 +156,3 @@ def is_flag_condition(expression: Expression, flags: frozenset[str]) -> bool:
         case Apply(operator="and" | "or" | "not", arguments=arguments):
             return all(is_flag_condition(argument, flags) for argument in arguments)
     return False
-
-

@@ -43,7 +43,7 @@ class Report:
             (
                 model.spec.name,
                 ", ".join(state.name for state in program.states),
-                ", ".join(entry.name for entry in model.spec.learnable) or "–",
+                ", ".join(entry.name for entry in model.spec.learnable) or "-",
                 str(2 ** len(program.flags)),
                 f"{operations(program.forward, defaults)} / "
                 f"{operations(program.backward, defaults)}",

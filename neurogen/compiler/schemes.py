@@ -6,7 +6,6 @@ A new scheme is one function and one entry of `SCHEMES`. Inputs are held over a 
 
 from __future__ import annotations
 
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,7 +31,7 @@ class Slopes(Protocol):
     """The right-hand sides at stage values; temporaries of `let` are evaluated on the way."""
 
     def __call__(self, values: Values, stage: str) -> Values:
-        """f for each state."""
+        """F for each state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def _times(a: Expression, b: Expression) -> Expression:
 
 
 def euler(system: System) -> Values:
-    """x + dt f(x); order 1."""
+    """X + dt f(x); order 1."""
     f = system.slopes(system.start, "0")
     return {x: _plus(Name(x), _times(_DT, f[x])) for x in system.states}
 
@@ -88,7 +87,7 @@ def _stage(system: System, k: Values, step: Expression, stage: str) -> Values:
 
 
 def _slopes(system: System, values: Values, stage: str) -> Values:
-    """Slopes at stage values, named k1, k2, …"""
+    """Slopes at stage values, named k1, k2 and so on."""
     f = system.slopes(values, stage)
     return {x: system.assign(f"k{stage}_{x}", f[x], f"slope {stage}") for x in system.states}
 
@@ -113,14 +112,16 @@ def rk4(system: System) -> Values:
     return {
         x: _plus(
             Name(x),
-            _times(sixth, _plus(_plus(_plus(k1[x], _times(two, k2[x])), _times(two, k3[x])), k4[x])),
+            _times(
+                sixth, _plus(_plus(_plus(k1[x], _times(two, k2[x])), _times(two, k3[x])), k4[x])
+            ),
         )
         for x in system.states
     }
 
 
 def exponential_euler(system: System) -> Values:
-    """x + dt phi(dt a) f(x), a = df/dx: exact where f is linear in its own state; order 1.
+    """X + dt phi(dt a) f(x), a = df/dx: exact where f is linear in its own state; order 1.
 
     Raises:
         SchemeError: An equation is not linear in its own state.
@@ -197,7 +198,9 @@ def exact(system: System) -> Values:
     system.scope.matrices.append(Matrix(matrix, tuple(rows)))
     reach = _reachable([[entry != _ZERO for entry in row] for row in a])
     inputs = {
-        x: system.assign(f"drive_{x}", b, f"d{x}/dt at 0") if not isinstance(b, Name | Number) else b
+        x: system.assign(f"drive_{x}", b, f"d{x}/dt at 0")
+        if not isinstance(b, Name | Number)
+        else b
         for x, b in zip(states, drive, strict=True)
     }
     result: Values = {}
@@ -240,4 +243,3 @@ SCHEMES: Mapping[str, Callable[[System], Values]] = {
     "exponential_euler": exponential_euler,
     "exact": exact,
 }
-

@@ -106,7 +106,7 @@ class Scope:
             rule if has_v and "v" not in assigned and rule != "none" and self.may_fire else "fixed"
         )
         mentioned = self.mentioned()
-        if self.reset == "auto" or self.reset == "soft":
+        if self.reset in ("auto", "soft"):
             mentioned.add("v_threshold")
         if self.reset in ("auto", "hard"):
             mentioned.add("v_reset")
@@ -119,9 +119,7 @@ class Scope:
             parameter for name, parameter in _BASE.items() if name in mentioned and name not in own
         )
         if "dt" in mentioned or spec.dynamics or spec.kernels:
-            self.parameters += (
-                Parameter(name="dt", default=spec.dt or 1.0, doc="Time step."),
-            )
+            self.parameters += (Parameter(name="dt", default=spec.dt or 1.0, doc="Time step."),)
         elif spec.dt is not None:
             self.add("NG013", ("dt",), "'dt' is never used", "remove it, or name dt", key=True)
         self.flags = tuple(f.name for f in spec.flags) + ((HARD_RESET,) if self.both_resets else ())
@@ -138,6 +136,7 @@ class Scope:
 
     @property
     def may_fire(self) -> bool:
+        """Whether there is a fire condition."""
         return self.spec.fire is None or self.spec.fire.when is not None
 
     def mentioned(self) -> set[str]:
@@ -167,8 +166,8 @@ class Scope:
             condition = self.resolve(parameter.where, path, scope, "condition")
             self.used = before | (self.used - {parameter.name})
             if condition is not None and not evaluate(condition, values):
-                self.add("NG033", ("parameters", parameter.name, "default"),
-                         f"the default {parameter.default:g} does not satisfy {parameter.where}")  # fmt: skip
+                message = f"the default {parameter.default:g} does not satisfy {parameter.where}"
+                self.add("NG033", ("parameters", parameter.name, "default"), message)
         for w in self.spec.learnable:
             init = self.resolve(w.init, ("learnable", w.name, "init"), scope, only_parameters=True)
             if w.transform == "clamp" and w.bounds is None:
@@ -179,10 +178,11 @@ class Scope:
             elif w.bounds is not None and init is not None and w.transform == "clamp":
                 value = evaluate(init, values)
                 if not w.bounds[0] <= value <= w.bounds[1]:
-                    self.add("NG033", ("learnable", w.name, "init"),
-                             f"the initial value {value:g} lies outside {list(w.bounds)}")  # fmt: skip
+                    message = f"the initial value {value:g} lies outside {list(w.bounds)}"
+                    self.add("NG033", ("learnable", w.name, "init"), message)
 
     def parameter_scope(self) -> dict[str, Expression]:
+        """What names mean where only parameters may stand."""
         return {name: Name(name) for name in (*sorted(self.parameter_names), *self.flags)}
 
     def fresh(self, wanted: str) -> str:
@@ -198,6 +198,7 @@ class Scope:
         self, code: str, path: Path, message: str, hint: str = "", *, at: int | None = None,
         width: int = 1, key: bool = False,
     ) -> None:  # fmt: skip
+        """Note a mistake at a path of the spec."""
         self.mistakes.append(self.spec.mistake(code, path, message, hint, at, width, key))
 
     def resolve(
@@ -221,7 +222,7 @@ class Scope:
                     if expected == "condition":
                         fail("NG024", node, "a number is no condition", "compare it: a > 0")
                     return node
-                case Name(name=name):
+                case Name():
                     return self.lookup(node, scope, expected, fail, only_parameters) or node
             assert isinstance(node, Apply)
             symbol, arguments = node.operator, node.arguments
@@ -231,9 +232,9 @@ class Scope:
                 return self.call(node, expected, visit, fail)
             entry = OPERATORS.get(symbol) or INTERNAL[symbol]
             if entry.gives != expected:
-                fail("NG024", node, f"{brief(node)} is a {entry.gives}, a {expected} is needed here",
-                     "where(condition, 1, 0) makes a number of a condition"
-                     if expected == "real" else "compare it: a > 0")  # fmt: skip
+                hint = "where(condition, 1, 0) makes a number of a condition"
+                fail("NG024", node, f"{brief(node)} is a {entry.gives}, not a {expected}",
+                     hint if expected == "real" else "compare it: a > 0")  # fmt: skip
             if symbol == "where" and (spike := self.spike_condition(arguments[0])):
                 # A condition on spike is arithmetic, so that the gradient through it exists.
                 number = visit(spike, "real")
@@ -254,6 +255,7 @@ class Scope:
         self, node: Name, scope: Mapping[str, Expression], expected: str, fail: _Fail,
         only_parameters: bool,
     ) -> Expression | None:  # fmt: skip
+        """What a name means here; None after a mistake."""
         name = node.name
         self.used.add(name)
         is_flag = name in self.flags or any(f.name == name for f in self.spec.flags)
@@ -296,14 +298,16 @@ class Scope:
         return node
 
     def spike_condition(self, node: Expression) -> Expression | None:
+        """The spike that a condition is, if it is one."""
         if node == Name("spike") or node == Apply("prev", (Name("spike"),)):
             return node
         return None
 
     def previous(self, argument: Expression, fail: _Fail) -> Expression:
+        """prev(name): the value at the start of the step."""
         states = [state.name for state in self.states]
         if argument == Name("spike"):
-            self.previous_spike = getattr(self, "previous_spike", "") or self.fresh("prev_spike")
+            self.previous_spike = self.previous_spike or self.fresh("prev_spike")
             return Name(self.previous_spike)
         if isinstance(argument, Name) and argument.name in states:
             self.used.add(argument.name)
@@ -344,6 +348,7 @@ class Scope:
         self.add("NG031", path, f"'{name}' is no state", hint, key=True, width=len(name))
 
     def check_unused(self, following: Mapping[str, str]) -> None:
+        """An unused name is a mistake; so is a state that never changes."""
         spec = self.spec
         changed = {item.name for item in (*spec.dynamics, *spec.charge, *spec.reset.assignments)}
         for state in spec.states:
@@ -371,12 +376,14 @@ class Scope:
                              width=len(name))  # fmt: skip
         for position, name in enumerate(spec.inputs):
             if name not in used:
-                path: Path = ("inputs", position) if spec.source.root.child("inputs") else ("charge",)
+                path: Path = (
+                    ("inputs", position) if spec.source.root.child("inputs") else ("charge",)
+                )
                 self.add("NG013", path, f"input '{name}' is never used",
                          "a neuron that ignores its input is refused")  # fmt: skip
 
 
 def brief(node: Expression) -> str:
+    """An expression in quotes, cut to a length that fits a message."""
     text = infix(node)
     return f"'{text[:40]}…'" if len(text) > 40 else f"'{text}'"
-

@@ -1,0 +1,1 @@
+"""What generated code and kernels stand on: module, functional core, autograd, surrogates."""

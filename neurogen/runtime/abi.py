@@ -125,4 +125,6 @@ class Operand:
 def pack_floats(values: tuple[float, ...]) -> tuple[int, ...]:
     """Float64 numbers as the 64-bit integers with the same bits, padded to four."""
     padded = (*values, *([0.0] * (SURROGATE_PARAMETERS - len(values))))
-    return struct.unpack(f"={SURROGATE_PARAMETERS}q", struct.pack(f"={SURROGATE_PARAMETERS}d", *padded))
+    return struct.unpack(
+        f"={SURROGATE_PARAMETERS}q", struct.pack(f"={SURROGATE_PARAMETERS}d", *padded)
+    )

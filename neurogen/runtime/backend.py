@@ -56,7 +56,9 @@ def choose(asked: str, device: str) -> str:
         return "torch"
     reason = missing(fused, device)
     if reason:
-        warn_once(f"running on backend 'torch', step by step, because '{fused}' cannot run: {reason}")
+        warn_once(
+            f"running on backend 'torch', step by step, because '{fused}' cannot run: {reason}"
+        )
         return "torch"
     return fused
 

@@ -168,7 +168,9 @@ class _Fused(torch.autograd.Function):
         )
         grad_output = gradients[0]
         if grad_output is None:
-            grad_output = torch.zeros((), dtype=first.dtype, device=first.device).expand(first.shape)
+            grad_output = torch.zeros((), dtype=first.dtype, device=first.device).expand(
+                first.shape
+            )
         output_row, output_stride = layout.rows(grad_output)
         grad_finals = [None if g is None else layout.step(g) for g in gradients[1 : states + 1]]
         asked = iter(gradients[states + 1 :])

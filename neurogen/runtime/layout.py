@@ -103,7 +103,9 @@ def layout_of(step_shape: torch.Size, strides: tuple[int, ...]) -> Layout:
     """The layout of a time step: its own strides where they are dense, else contiguous."""
     shape = tuple(step_shape)
     expected = 1
-    for size, stride in sorted(zip(shape, strides, strict=True), key=lambda pair: (pair[1], pair[0])):
+    for size, stride in sorted(
+        zip(shape, strides, strict=True), key=lambda pair: (pair[1], pair[0])
+    ):
         if size == 1:
             continue
         if stride != expected:

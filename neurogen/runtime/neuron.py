@@ -143,7 +143,9 @@ class Neuron(BaseNode):
             return
         outcome = bound.holds(_Namespace(self, torch.float64, torch.device("cpu")))
         if not bool(torch.as_tensor(outcome).all()):
-            shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else value
+            shown = (
+                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else value
+            )
             raise ValueError(f"{type(self).__name__}: {name}={shown} must satisfy {bound.text}")
 
     def _make_learnables(self, shape: tuple[int, ...] | None) -> None:

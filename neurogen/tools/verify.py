@@ -165,10 +165,10 @@ def build(text: str, case: Case, problem: Problem) -> Neuron:
     if cls.v_reset_may_be_none:
         keywords["v_reset"] = None if case.reset == "soft" else 0.0
     with emulation(case.backend):
-        node = cls(
+        node: Neuron = cls(
             surrogate_function=surrogate, detach_reset=case.detach_reset, backend=case.backend,
             store_v_seq="v" in cls.states, **keywords,
-        )  # type: ignore[call-arg]  # fmt: skip
+        )  # fmt: skip
     generator = torch.Generator().manual_seed(problem.seed)
     dtype = torch.float64 if case.dtype == torch.float64 else torch.float32
     if problem.learnt != "none":
@@ -202,7 +202,7 @@ def reference_of(text: str, case: Case, arguments: Mapping[str, Any]) -> Referen
 
 
 def is_arithmetic(text: str) -> bool:
-    """Whether spikes and states must be bit-identical: + - * / sqrt, powers and comparisons only."""
+    """Whether the step is + - * / sqrt, powers and comparisons: spikes and states bit-identical."""
     pipeline = import_module("neurogen.compiler.pipeline")
     expression = import_module("neurogen.compiler.expression")
     program = pipeline.compile_text(text).program
@@ -303,11 +303,10 @@ def _run(node: Neuron, inputs: list[Tensor], state: Mapping[str, Tensor]) -> _Te
         leaves: dict[str, Tensor] = dict(zip(node.inputs, inputs, strict=True))
         leaves |= {f"initial {name}": value for name, value in state.items() if value.requires_grad}
         leaves |= dict(node.named_parameters())
+        grads: tuple[Tensor | None, ...] = tuple(None for _ in leaves)
         if output.requires_grad:
             grads = torch.autograd.grad(_loss(output, final, weights), list(leaves.values()),
                                         allow_unused=True)  # fmt: skip
-        else:
-            grads = tuple(None for _ in leaves)
     gradients = {
         name: torch.zeros_like(leaf) if g is None else g
         for (name, leaf), g in zip(leaves.items(), grads, strict=True)

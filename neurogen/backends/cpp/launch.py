@@ -24,7 +24,7 @@ SCRATCH_BYTES = 64 * 1024  # recomputed states of a block, to stay in the second
 GRAIN = 32 * 1024  # neuron-steps below which a second thread costs more than it does
 
 
-# -- the engine's interface (neurogen.runtime.fused.Engine) -----------------------------------------
+# -- the engine's interface (neurogen.runtime.fused.Engine) ----------------------------------------
 
 
 def missing(device: str | None = None) -> str:

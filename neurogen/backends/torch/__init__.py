@@ -1,1 +1,1 @@
-"""Plain torch, one step at a time: any device, the fallback, and an oracle for the fused kernels."""
+"""Plain torch, one step at a time: any device, the fallback, an oracle for the kernels."""

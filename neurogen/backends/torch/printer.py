@@ -96,6 +96,7 @@ class Printer:
         return f"({text})" if own < binds else text
 
     def logic(self, node: Apply, binds: int) -> str:
+        """A condition: Python's words over flags, bitwise operators over tensors."""
         symbol, a = node.operator, node.arguments
         if is_flag_condition(node, self.flags):
             own = _BINDS[symbol]
@@ -112,7 +113,7 @@ class Printer:
         return self.number(literal(node.value)) if isinstance(node, Number) else self.show(node)
 
     def divisor(self, node: Expression, binds: int) -> str:
-        """An operand of a division: torch multiplies by the reciprocal of a Python number on GPUs."""
+        """An operand of a division: of a Python number torch takes the reciprocal on GPUs."""
         if isinstance(node, Number) and node.value not in (1.0, 2.0, -1.0):
             return self.number(literal(node.value))
         return self.show(node, binds)

@@ -5,6 +5,8 @@ In: primitives of the table, or of a spec. Out: the text of a class each, and of
 
 from __future__ import annotations
 
+import textwrap
+
 from neurogen.backends import clike
 from neurogen.backends.render import render
 from neurogen.backends.torch.printer import Printer, docstring, literal
@@ -66,9 +68,9 @@ def surrogate_table() -> Artefact:
     for name, entry in TABLE.items():
         primitive, _ = table_entry(entry)
         doc = f"Surrogate with the gradient {entry.slope}."
-        classes.append(surrogate_class(entry.class_name, name, primitive, entry.parameters,
-                                       f"{doc}\n\n    {entry.doc}" if entry.doc else doc))  # fmt: skip
+        if entry.doc:
+            doc += "\n\n    " + "\n    ".join(textwrap.wrap(entry.doc, 92))
+        classes.append(surrogate_class(entry.class_name, name, primitive, entry.parameters, doc))
     exported = sorted({*TABLE, *(entry.class_name for entry in TABLE.values())})
     text = render("torch", "table.py.jinja", {"surrogates": classes, "names": exported})
     return Artefact("runtime/surrogate/table.py", text)
-

@@ -250,7 +250,8 @@ super_spike = function_form(SuperSpike)
 class Erf(Surrogate):
     """Surrogate with the gradient alpha / sqrt(pi) exp(-(alpha u)^2).
 
-    Esser et al. (2015), Backpropagation for energy-efficient neuromorphic computing. Largest slope alpha / sqrt(pi), 1.13 by default.
+    Esser et al. (2015), Backpropagation for energy-efficient neuromorphic computing. Largest
+    slope alpha / sqrt(pi), 1.13 by default.
 
     Args:
         alpha: Shape parameter.

@@ -1,8 +1,8 @@
-"""Equations of the reference stepper: text -> tree -> value.
+"""Equations of the reference stepper: tree -> value.
 
-In: the text of an equation, and what its names are worth. Out: a tensor, differentiable by torch
-autograd, and the outcome of every comparison on the way. Separate from `stepper`, which knows what
-a neuron is; this only knows what an expression means.
+In: the tree of an equation (`syntax`), and what its names are worth. Out: a tensor, differentiable
+by torch autograd, and the outcome of every comparison on the way. Separate from `stepper`, which
+knows what a neuron is; this only knows what an expression, or a `fire`, means.
 
 How a number comes about:
 
@@ -10,8 +10,7 @@ How a number comes about:
   run (`Prelude`), floats as 0-dim float64 and tensors at compute dtype, and rounded once to compute
   dtype. The rest (`Step`) is plain torch at compute dtype, in the order written; `x**3` is `x*x*x`.
 * Every comparison, and every `floor` and `round`, goes through `Decisions`, which notes its
-  outcome or replaces it by that of another run. `abs sign relu min max clip heaviside` are
-  rewritten into conditions first, so they are covered, and their ties are readable in `PIECEWISE`.
+  outcome or replaces it by that of another run.
 * The branch of a condition that is not taken gets a gradient of exactly 0, also where its
   derivative is inf or nan: inside it each leaf is `where(taken, leaf, leaf.detach())`.
 * `where(spike, a, b)` is `spike*a + (1 - spike)*b`; the spike's derivative is the surrogate's.
@@ -23,30 +22,15 @@ import ast
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from neurogen.tools.reference.curves import Curve, Decide
+from neurogen.tools.reference.syntax import integer, known_truth, names_in
 
-PIECEWISE = {
-    "abs": "lambda a: -a if a < 0 else a if a > 0 else detach(a) + 0",
-    "sign": "lambda a: 1 if a > 0 else -1 if a < 0 else 0",
-    "relu": "lambda a: 0 if a <= 0 else a",
-    "max": "lambda a, b: a if a > b else b if a < b else _mean(a, b)",
-    "min": "lambda a, b: a if a < b else b if a > b else _mean(a, b)",
-    "clip": "lambda a, b, c: b if a < b else c if a > c else a",
-    "heaviside": "lambda a: 1 if a >= 0 else 0",
-    "where": "lambda a, b, c: b if a else c",
-}
-TRANSFORMS = {
-    "identity": "lambda a: a",
-    "sigmoid": "lambda a: sigmoid(a)",
-    "softplus": "lambda a: softplus(a)",
-    "exp": "lambda a: exp(a)",
-    "clamp": PIECEWISE["clip"],
-}
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": torch.exp,
     "log": torch.log,
@@ -61,7 +45,6 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "erf": torch.erf,
 }
 STEPWISE: dict[str, Callable[[Tensor], Tensor]] = {"floor": torch.floor, "round": torch.round}
-FUNCTIONS = {*SMOOTH, *STEPWISE, *PIECEWISE, "detach", "prev", "step"}
 ARITHMETIC: dict[type, Callable[[Tensor, Tensor], Tensor]] = {
     ast.Add: torch.add,
     ast.Sub: torch.sub,
@@ -115,93 +98,37 @@ class _Straight(torch.autograd.Function):
         return gradient * ctx.saved_tensors[0], None, None
 
 
-class _Substitute(ast.NodeTransformer):
-    def __init__(self, replacements: Mapping[str, ast.AST]) -> None:
-        self.replacements = replacements
+class _Half(torch.autograd.Function):
+    """Forward: `value`, whatever u is. Backward to u: half the incoming gradient, any order."""
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return self.replacements.get(node.id, node)
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
 
-
-def _known(node: ast.AST) -> bool | None:
-    """Return the truth value of a condition made of flags only, None for any other node."""
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, bool) else None
-
-
-class _Resolve(ast.NodeTransformer):
-    """Remove the conditions that flags decide; rewrite piecewise functions as conditions."""
-
-    def __init__(self, flags: Mapping[str, bool]) -> None:
-        self.flags = flags
-
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        if type(node.value) not in (int, float):
-            raise ValueError(f"not a number: {node.value!r}")
-        return node
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Constant(self.flags[node.id]) if node.id in self.flags else node
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.op, ast.Not) and (known := _known(node.operand)) is not None:
-            return ast.Constant(not known)
-        return node
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        self.generic_visit(node)
-        winner = isinstance(node.op, ast.Or)  # one True settles an `or`, one False an `and`
-        known = [_known(value) for value in node.values]
-        rest = [value for value in node.values if _known(value) is None]
-        if winner in known or not rest:
-            return ast.Constant(winner if winner in known else not winner)
-        return rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest)
-
-    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
-        self.generic_visit(node)
-        return _choose(node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS or node.keywords:
-            raise ValueError(f"not a function of the language: {ast.unparse(node)}")
-        node.args = [self.visit(argument) for argument in node.args]
-        if node.func.id in PIECEWISE:
-            return _choose(apply(PIECEWISE[node.func.id], node.args))
-        return node
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient / 2, None
 
 
-def parse(text: object, flags: Mapping[str, bool]) -> ast.expr:
-    """Parse an equation, for the given values of the flags."""
-    if not isinstance(text, str):
-        raise ValueError(f"not an equation: {text!r}")
-    try:
-        written = ast.parse(" ".join(text.split()), mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(f"not an equation: {text!r}") from error
-    tree: ast.expr = _Resolve(flags).visit(written)
-    return tree
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """When, and how strongly, a neuron fires.
 
+    Attributes:
+        when: `a >= b` or `a > b`.
+        guard: Condition that multiplies spike and slope, or None.
+        kind: 'binary', 'ternary' or 'multilevel'.
+        levels: Largest spike of a multilevel neuron.
+    """
 
-def apply(template: str, arguments: Sequence[ast.AST]) -> ast.expr:
-    """Put arguments, trees that are resolved already, into a table entry `lambda a, b: ...`."""
-    function = ast.parse(template, mode="eval").body
-    assert isinstance(function, ast.Lambda)
-    names = [argument.arg for argument in function.args.args]
-    if len(names) != len(arguments):
-        raise ValueError(f"{len(arguments)} arguments for {template!r}")
-    body: ast.expr = _Substitute(dict(zip(names, arguments, strict=True))).visit(function.body)
-    return body
-
-
-def _choose(node: ast.expr) -> ast.expr:
-    """Return the branch of a conditional that flags decide, any other node as it is."""
-    if not isinstance(node, ast.IfExp) or (known := _known(node.test)) is None:
-        return node
-    return node.body if known else node.orelse
+    when: ast.expr
+    guard: ast.expr | None
+    kind: str = "binary"
+    levels: int = 1
 
 
 class _Evaluator:
-    """Evaluate trees of `_Resolve`; what the leaves are worth is for subclasses to say.
+    """Evaluate trees of `syntax.parse`; what the leaves are worth is for subclasses to say.
 
     `gate` (bool, or None for everywhere) says where the branch is taken that a node stands in.
     """
@@ -222,7 +149,7 @@ class _Evaluator:
                 return -operand if isinstance(node.op, ast.USub) else operand
             case ast.BinOp() if type(node.op) in ARITHMETIC:
                 left = self.value(node.left, gate)
-                if isinstance(node.op, ast.Pow) and (n := _integer(node.right)) is not None:
+                if isinstance(node.op, ast.Pow) and (n := integer(node.right)) is not None:
                     return _power(left, n)
                 return ARITHMETIC[type(node.op)](left, self.value(node.right, gate))
             case ast.IfExp():
@@ -236,8 +163,9 @@ class _Evaluator:
         match name, values:
             case "_mean", [a, b]:  # of two that are equal, up to rounding if that is forced
                 mean = torch.where(a == b, a, (a + b) / 2).detach()
-                return _straight(a + b, mean, torch.full_like(mean, 0.5))
-            case "detach", [a]:
+                half: Tensor = _Half.apply(a + b, mean)  # type: ignore[no-untyped-call]
+                return half
+            case "detach" | "_held", [a]:
                 return a.detach()
             case _, [a] if name in STEPWISE:
                 return self.decide(STEPWISE[name](a).detach())
@@ -269,7 +197,7 @@ class _Evaluator:
                 links = zip(node.ops, sides[:-1], sides[1:], strict=True)
                 outcomes = [self.decide(COMPARISONS[type(op)](a, b)) for op, a, b in links]
                 return functools.reduce(torch.logical_and, outcomes)
-            case ast.Constant() if (known := _known(node)) is not None:
+            case ast.Constant() if (known := known_truth(node)) is not None:
                 return torch.tensor(known)
         raise ValueError(f"not a condition: {ast.unparse(node)}")
 
@@ -284,7 +212,7 @@ class Prelude(_Evaluator):
     def leaf(self, node: ast.expr) -> Tensor | None:
         """Literals and names."""
         match node:
-            case ast.Constant(value=number) if _known(node) is None:
+            case ast.Constant(value=number) if known_truth(node) is None:
                 assert isinstance(number, (int, float))  # `_Resolve` lets nothing else through
                 return torch.tensor(float(number), dtype=torch.float64)
             case ast.Name() if node.id in self.names:
@@ -327,6 +255,10 @@ class Step(_Evaluator):
                 return self.names[node.id]
             case ast.Call(func=ast.Name(id="prev"), args=[ast.Name(id=name)]) if name in self.start:
                 return self.start[name]
+            case ast.Call(func=ast.Name(id=kernel), args=[ast.Name(id=source)]) if (
+                call := f"{kernel}({source})"
+            ) in self.names:
+                return self.names[call]
             case ast.Name() | ast.Call(func=ast.Name(id="prev")):
                 raise ValueError(f"{ast.unparse(node)!r} is not a name here")
         return None
@@ -350,35 +282,42 @@ class Step(_Evaluator):
         value = smooth if value is None else value
         return _straight(u, value.to(self.dtype), slope.to(self.dtype))
 
-    def fire(self, node: ast.expr, guard: ast.expr | None) -> Tensor:
-        """Return the spikes of `a >= b` or `a > b`, with u = a - b, times the guard."""
-        match node:
+    def fire(self, fire: Fire) -> Tensor:
+        """Return the spikes, with u = a - b, times the guard."""
+        match fire.when:
             case ast.Compare(ops=[ast.GtE() | ast.Gt() as sign], comparators=[threshold]):
-                a, b = self.value(node.left), self.value(threshold)
-                spike = self.spike(a - b, lambda: COMPARISONS[type(sign)](a, b))
-                return spike if guard is None else spike * self.condition(guard).to(self.dtype)
-        raise ValueError(f"fire is `a >= b` or `a > b`, not {ast.unparse(node)}")
+                a, b = self.value(fire.when.left), self.value(threshold)
+            case _:
+                raise ValueError(f"fire is `a >= b` or `a > b`, not {ast.unparse(fire.when)}")
+        reaches = COMPARISONS[type(sign)]
+        match fire.kind:
+            case "binary":
+                spike = self.spike(a - b, lambda: reaches(a, b))
+            case "ternary":
+                spike = self.spike(a - b, lambda: reaches(a, b))
+                spike = spike - self.spike(-a - b, lambda: reaches(-a, b))
+            case "multilevel":
+                spike = self.level(a / b, fire.levels)
+            case _:
+                raise ValueError(f"not a kind of fire: {fire.kind}")
+        if fire.guard is None:
+            return spike
+        return spike * self.condition(fire.guard).to(self.dtype)
+
+    def level(self, q: Tensor, top: int) -> Tensor:
+        """Return q rounded (half to even) and clipped to 0 ... `top`; not rounded if not spiking.
+
+        Straight-through: the derivative is 1 for 0 <= q <= `top`, and 0 elsewhere.
+        """
+        clipped = q.detach().clamp(0, top)
+        value = self.decide(q.detach().round().clamp(0, top)) if self.spiking else clipped
+        inside = self.decide(q >= 0) & self.decide(q <= top)
+        return _straight(q, value, inside.to(self.dtype))
 
 
 def _straight(u: Tensor, value: Tensor, slope: Tensor) -> Tensor:
     result: Tensor = _Straight.apply(u, value, slope)  # type: ignore[no-untyped-call]
     return result
-
-
-def names_in(node: ast.AST) -> set[str]:
-    """Collect the names in `node`; `prev` and `step` count, they are nothing for the prelude."""
-    names = {sub.id for sub in ast.walk(node) if isinstance(sub, ast.Name)}
-    return names - (FUNCTIONS - {"prev", "step"} | {"_mean"})
-
-
-def _integer(node: ast.expr) -> int | None:
-    """Return the value of an integer literal with its sign, None for anything else."""
-    match node:
-        case ast.UnaryOp(op=ast.USub()) if (n := _integer(node.operand)) is not None:
-            return -n
-        case ast.Constant(value=number) if isinstance(number, (int, float)):
-            return int(number) if float(number).is_integer() else None
-    return None
 
 
 def _power(base: Tensor, n: int) -> Tensor:
