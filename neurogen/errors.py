@@ -48,8 +48,11 @@ class Mistake:
         field = f"{self.field}: " if self.field else ""
         lines = [f"{self.location}: {self.code} {field}{self.message}"]
         if self.location.text.strip():
-            marker = " " * (self.location.column - 1) + "^" * max(1, self.width)
-            lines += [f"    {self.location.text}", f"    {marker}"]
+            skipped = max(0, self.location.column - 61)  # a long line is shown around its caret
+            shown = self.location.text[skipped : skipped + 100].rstrip()
+            offset = self.location.column - 1 - skipped
+            marker = "^" * max(1, min(self.width, len(shown) - offset))
+            lines += [f"    {shown}", f"    {' ' * offset}{marker}"]
         if self.hint:
             lines.append(f"    hint: {self.hint}")
         return "\n".join(lines)

@@ -1,19 +1,22 @@
 """A spec as a class, in memory: nothing is written but the user's compile cache.
 
 In: a path, or text. Out: the generated class. The same text gives the same class object, so that
-instances can be compared, copied and pickled within a process.
+instances can be compared; they can be copied and pickled, also from one process to another.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from functools import cache
+from functools import cache, partialmethod
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, SupportsIndex
 
 from neurogen.compiler.pipeline import Compiled, compile_text, read_file
+
+#: Where loaded modules stand in `sys.modules`.
+_HOME = "neurogen.loaded."
 
 
 def load(spec: str | Path) -> type[Any]:
@@ -54,8 +57,25 @@ def zoo() -> Path:
 def _load(text: str, file: str) -> type[Any]:
     compiled = compile_text(text, file)
     module = _module(compiled)
+    for cls in [c for c in vars(module).values() if isinstance(c, type)]:
+        if cls.__module__ == module.__name__:
+            cls.__reduce_ex__ = partialmethod(_reduce, text, file)  # type: ignore[assignment, method-assign]
     neuron: type[Any] = getattr(module, f"{compiled.model.spec.name}Node")
     return neuron
+
+
+def _reduce(instance: Any, text: str, file: str, protocol: SupportsIndex) -> Any:
+    """How an instance is pickled: no module can be imported for its class, so with the spec."""
+    cls = type(instance)
+    if cls.__module__ not in sys.modules or not cls.__module__.startswith(_HOME):
+        return object.__reduce_ex__(instance, protocol)  # a subclass, written somewhere
+    return _again, (text, file, cls.__name__), instance.__getstate__()
+
+
+def _again(text: str, file: str, name: str) -> Any:
+    """The beginning of an unpickled instance."""
+    cls = getattr(sys.modules[_load(text, file).__module__], name)
+    return cls.__new__(cls)
 
 
 def _module(compiled: Compiled) -> ModuleType:
@@ -63,7 +83,7 @@ def _module(compiled: Compiled) -> ModuleType:
     from dataclasses import replace  # noqa: PLC0415
 
     spec = compiled.model.spec
-    name = f"neurogen.loaded.{spec.name}_{spec.digest}"
+    name = f"{_HOME}{spec.name}_{spec.digest}"
     if name in sys.modules:
         return sys.modules[name]
     texts = {artefact.path: artefact.text for artefact in compiled.artefacts}

@@ -679,8 +679,6 @@ def test_slopes_that_jump_are_decided_too() -> None:
     [
         IF + "colour: red",
         IF + "noise: {xi: normal}",
-        "name: D\ndynamics: {v: -v}\nscheme: exact",
-        IF + "fire: {when: v >= 1, kind: ternary}",
         IF + "fire: v < 1",
         IF + "fire: v >= 1 and x > 0",
         IF + "reset: sometimes",

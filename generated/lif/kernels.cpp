@@ -61,7 +61,7 @@ NEUROGEN_FN void adjoint(
 
 // Arguments, eight bytes each, in the order in which the runtime packs them.
 struct Forward {
-  int64_t steps_, neurons_, threads_, every_, uniform_;
+  int64_t steps_, neurons_, threads_, every_, uniform_, streamed_;
   double surrogate_[4];
   const Io* x;  // [T, N]
   int64_t x_stride_;
@@ -77,7 +77,7 @@ struct Forward {
 };
 
 struct Backward {
-  int64_t steps_, neurons_, threads_, every_, uniform_;
+  int64_t steps_, neurons_, threads_, every_, uniform_, streamed_;
   double surrogate_[4];
   const Io* x;
   int64_t x_stride_;
@@ -112,6 +112,7 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
   const neurogen::Lanes<real, uniform> v_reset(a_.v_reset, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
+  neurogen::Row<Io> output_row_;
   int64_t checkpoint_ = 0;
   for (int64_t t_ = 0; t_ < a_.steps_; ++t_) {
     if (a_.checkpoints_ && t_ && t_ % a_.every_ == 0) {
@@ -119,18 +120,20 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 0 * a_.neurons_, v_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-    Io* const output_row_ = a_.output_ + t_ * a_.neurons_ + first_;
+    Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
       real output_, v_next_;
       step(neurogen::load(x_row_[i_]), v_lanes_[i_], v_rest[i_], tau[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, v_next_);
-      neurogen::store(output_row_[i_], output_);
+      neurogen::store(outputs_[i_], output_);
       v_lanes_[i_] = v_next_;
     }
+    output_row_.end(lanes_);
     neurogen::write_block(neurogen::offset(a_.v_sequence_, t_ * a_.neurons_ + first_),
                           v_lanes_, lanes_);
   }
   neurogen::write_block(neurogen::offset(a_.v_final_, first_), v_lanes_, lanes_);
+  neurogen::finish_rows();
 }
 
 extern "C" void forward(const Forward* const a_) {
@@ -158,6 +161,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   real* const v_lanes_ = scratch_ + 0 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
+  neurogen::Row<Io> x_grad_row_;
   alignas(64) real v_rest_sum_[wanted >> 0 & 1 ? LANES : 1] = {};
   alignas(64) real tau_sum_[wanted >> 1 & 1 ? LANES : 1] = {};
   alignas(64) real v_threshold_sum_[wanted >> 2 & 1 ? LANES : 1] = {};
@@ -178,7 +182,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-      Io* const x_grad_row_ = a_.x_grad_ + t_ * a_.neurons_ + first_;
+      Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
@@ -186,13 +190,14 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_grad_, v_grad_, v_rest_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_;
         adjoint(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], v_rest[i_], tau[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], surrogate_, x_grad_, v_grad_, v_rest_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_);
-        neurogen::store(x_grad_row_[i_], x_grad_);
+        neurogen::store(x_grads_[i_], x_grad_);
         lam_v_lanes_[i_] = v_grad_;
         if constexpr (wanted >> 0 & 1) v_rest_sum_[i_] += v_rest_grad_;
         if constexpr (wanted >> 1 & 1) tau_sum_[i_] += tau_grad_;
         if constexpr (wanted >> 2 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
         if constexpr (wanted >> 3 & 1) v_reset_sum_[i_] += v_reset_grad_;
       }
+      x_grad_row_.end(lanes_);
     }
   }
   neurogen::write_block(neurogen::offset(a_.v_grad_, first_), lam_v_lanes_, lanes_);
@@ -204,6 +209,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     neurogen::write_share(a_.v_threshold_grad_, a_.v_threshold, v_threshold_sum_, first_, lanes_);
   if constexpr (wanted >> 3 & 1)
     neurogen::write_share(a_.v_reset_grad_, a_.v_reset, v_reset_sum_, first_, lanes_);
+  neurogen::finish_rows();
 }
 extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;

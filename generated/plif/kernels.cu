@@ -64,7 +64,7 @@ NEUROGEN_FN void adjoint(
 
 // Arguments, eight bytes each, in the order in which the runtime packs them.
 struct Forward {
-  int64_t steps_, neurons_, threads_, every_, uniform_;
+  int64_t steps_, neurons_, threads_, every_, uniform_, streamed_;
   double surrogate_[4];
   const Io* x;  // [T, N]
   int64_t x_stride_;
@@ -80,7 +80,7 @@ struct Forward {
 };
 
 struct Backward {
-  int64_t steps_, neurons_, threads_, every_, uniform_;
+  int64_t steps_, neurons_, threads_, every_, uniform_, streamed_;
   double surrogate_[4];
   const Io* x;
   int64_t x_stride_;

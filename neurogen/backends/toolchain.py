@@ -7,9 +7,11 @@ deleted at any time; two processes that need the same library compile it once.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -31,6 +33,9 @@ INSTALL = (
     "`xcode-select --install`)."
 )
 
+#: What `unusable` compiles.
+PROBE = '#include "neurogen/cpu.h"\nextern "C" int64_t probe() { return neurogen::LANES; }\n'
+
 
 def shared_library(text: str, surrogate: str, flags: tuple[str, ...]) -> Path:
     """Compile C++ text, or find it compiled.
@@ -48,21 +53,39 @@ def shared_library(text: str, surrogate: str, flags: tuple[str, ...]) -> Path:
         raise BackendError(INSTALL)
     flags = (*FLAGS, *flags)
     digest = hashlib.sha256()
-    for part in (str(ABI), text, surrogate, headers(), *flags, command, identity(command),
-                 processor()):  # fmt: skip
+    key = (str(ABI), text, surrogate, headers(), *flags, *command, identity(command), processor())
+    for part in key:
         digest.update(part.encode() + b"\0")
-    target = cache_folder() / f"{digest.hexdigest()[:32]}.so"
+    folder = cache_folder()
+    target = folder / f"{digest.hexdigest()[:32]}.so"
     if _is_intact(target):
         return target
     from filelock import FileLock  # noqa: PLC0415 - only when something is compiled
 
-    with FileLock(f"{target}.lock"):
-        if not _is_intact(target):
-            _compile(command, flags, text, surrogate, target)
+    try:
+        with FileLock(f"{target}.lock"):
+            if not _is_intact(target):
+                _compile([*command, *flags], text, surrogate, target)
+    except OSError as error:
+        raise BackendError(
+            f"the compile cache {folder} cannot be written ({error}); set NEUROGEN_CACHE to a "
+            "folder of your own."
+        ) from error
     return target
 
 
-def _compile(command: str, flags: tuple[str, ...], text: str, surrogate: str, target: Path) -> None:
+@cache
+def unusable() -> str:
+    """Why kernels cannot be compiled here, empty if they can; found out on a small program."""
+    try:
+        path = shared_library(PROBE, "", ("-O0", "-fopenmp"))
+        ctypes.CDLL(str(path))
+    except (BackendError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _compile(command: list[str], text: str, surrogate: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         source, built = Path(work, "kernels.cpp"), Path(work, "kernels.so")
         Path(work, "neurogen").mkdir()
@@ -71,12 +94,12 @@ def _compile(command: str, flags: tuple[str, ...], text: str, surrogate: str, ta
             f'#pragma once\n#include "neurogen/kernel.h"\n{surrogate}', encoding="utf-8"
         )
         run = subprocess.run(
-            [command, *flags, f"-I{work}", f"-I{INCLUDE}", str(source), "-o", str(built)],
+            [*command, f"-I{work}", f"-I{INCLUDE}", str(source), "-o", str(built)],
             capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         if run.returncode:
             raise BackendError(
-                f"{command} could not compile the kernel (exit {run.returncode}):\n"
+                f"{command[0]} could not compile a kernel (exit {run.returncode}):\n"
                 f"{run.stderr[-4000:]}"
             )
         built.chmod(0o700)
@@ -103,20 +126,23 @@ def _is_intact(target: Path) -> bool:
 
 
 @cache
-def compiler() -> str | None:
-    """The system's C++ compiler: CXX, or the first of g++, clang++, c++."""
-    asked = os.environ.get("CXX")
-    for name in (asked,) if asked else ("g++", "clang++", "c++"):
-        if name and (found := shutil.which(name)):
-            return found
+def compiler() -> tuple[str, ...] | None:
+    """The system's C++ compiler: CXX (`ccache g++`, too), or the first of g++, clang++, c++."""
+    asked = shlex.split(os.environ.get("CXX", ""))
+    for name, *options in [asked] if asked else [["g++"], ["clang++"], ["c++"]]:
+        if found := shutil.which(name):
+            return (found, *options)
     return None
 
 
 @cache
-def identity(command: str) -> str:
+def identity(command: tuple[str, ...]) -> str:
     """The compiler's version, part of the cache key."""
-    run = subprocess.run([command, "--version"], capture_output=True, text=True, check=False,
-                         stdin=subprocess.DEVNULL)  # fmt: skip
+    try:
+        run = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False,
+                             stdin=subprocess.DEVNULL)  # fmt: skip
+    except OSError as error:
+        raise BackendError(f"{command[0]} cannot be started ({error.strerror}).") from None
     return run.stdout
 
 
@@ -139,9 +165,8 @@ def processor() -> str:
     return "\n".join([platform.machine(), platform.processor(), *kept])
 
 
-@cache
 def cache_folder() -> Path:
-    """The user's own folder for compiled kernels.
+    """The user's own folder for compiled kernels, made if need be: it may be deleted at any time.
 
     Raises:
         BackendError: The folder cannot be made, or others can write to it.
@@ -149,18 +174,24 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_path  # noqa: PLC0415
 
     asked = os.environ.get("NEUROGEN_CACHE")
-    folder = (Path(asked) if asked else user_cache_path("neurogen")) / "cpp"
+    folder = (Path(asked).expanduser() if asked else user_cache_path("neurogen")) / "cpp"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        status, above = folder.stat(), folder.parent.stat()
     except OSError as error:
+        reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
         raise BackendError(
-            f"the compile cache {folder} cannot be used ({error.strerror}); set NEUROGEN_CACHE to "
-            "a folder of your own"
+            f"the compile cache {folder} cannot be used ({reason}); set NEUROGEN_CACHE to a folder "
+            "of your own."
         ) from None
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+    # A folder above it that all may write to (without the sticky bit) lets them put another there.
+    exchangeable = above.st_mode & 0o002 and not above.st_mode & 0o1000
+    if hasattr(os, "getuid") and (
+        status.st_uid != os.getuid() or status.st_mode & 0o022 or exchangeable
+    ):
         raise BackendError(
             f"the compile cache {folder} can be written by others; set NEUROGEN_CACHE to a folder "
-            f"that only you can write (chmod 700)"
+            "that only you can write (chmod 700)."
         )
     return folder

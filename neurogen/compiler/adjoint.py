@@ -13,11 +13,12 @@ The discrete adjoint: with lam[t] = dL/dV[t] and g[t] = dL/dS[t], for t = T-1 â€
 
 from __future__ import annotations
 
-from neurogen.compiler.calculus import Calculus
+from neurogen.compiler.calculus import Calculus, NotFiniteError
 from neurogen.compiler.expression import Apply, Expression, Name, Number, names, substitute
 from neurogen.compiler.model import Model
 from neurogen.compiler.passes import Fresh, follow, live, share, values
 from neurogen.compiler.program import Assign, Kernel, Program
+from neurogen.errors import SpecError
 
 _ZERO = Number(0.0)
 
@@ -93,7 +94,12 @@ def _adjoint(model: Model) -> Kernel:
         if gradient is None:
             continue
         for name in sorted(names(assign.expression) - set(model.flags) - integers):
-            term = times(gradient, calculus.partial(assign.expression, name))
+            try:
+                term = times(gradient, calculus.partial(assign.expression, name))
+            except NotFiniteError:
+                message = f"the derivative of {assign.name} by {name} is never finite"
+                mistake = model.spec.mistake("NG026", (), message, "something is divided by 0")
+                raise SpecError((mistake,)) from None
             if term != _ZERO:
                 arriving.setdefault(name, []).append(term)
     results: list[tuple[str, Expression]] = []

@@ -71,6 +71,10 @@ def at_zero(expression: Expression, zeros: tuple[str, ...]) -> Expression:
     return calculus.back(copy.subs({sympy.Symbol(name): 0 for name in zeros}))
 
 
+class NotFiniteError(ArithmeticError):
+    """An expression divides by what is always 0, or has a number beyond float64."""
+
+
 class Where(sympy.Function):  # type: ignore[misc]
     """c ? a : b with an opaque condition; the derivative chooses last."""
 
@@ -124,7 +128,8 @@ class Calculus:
                 result = arguments[0] ** arguments[1]
             case _:
                 result = self.function(node.operator)(*arguments)
-        self.original.setdefault(result, node)
+        if not result.is_Number:  # x / x is 1, but no 1 is x / x
+            self.original.setdefault(result, node)
         return result
 
     def condition(self, node: Expression) -> sympy.Symbol:
@@ -159,7 +164,12 @@ class Calculus:
         if node in self.original:
             return self.original[node]
         if isinstance(node, sympy.Rational):
-            return Number(node.p / node.q)
+            try:
+                return Number(node.p / node.q)
+            except OverflowError:
+                raise NotFiniteError(str(node)) from None
+        if node in (sympy.zoo, sympy.oo, -sympy.oo, sympy.nan):
+            raise NotFiniteError(str(node))
         if isinstance(node, sympy.Symbol):
             return Name(node.name)
         if isinstance(node, sympy.Add):

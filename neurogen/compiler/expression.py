@@ -248,7 +248,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
             yield "word" if word in _WORDS else kind, word, start
 
 
-def _check_tokens(text: str) -> None:  # noqa: PLR0912
+def _check_tokens(text: str) -> None:
     """Operands, operators and brackets must alternate as they should, and not nest too deep."""
     brackets: list[tuple[int, bool]] = []  # where, and whether it is a call's
     conditions: list[int] = []
@@ -376,7 +376,7 @@ class _Walk:
         row = min((node.end_lineno or 1) - 1, len(self.starts) - 1)
         return self.text[self.at(node) : self.starts[row] + (node.end_col_offset or 0) - (row == 0)]
 
-    def walk(self, node: ast.expr, depth: int) -> Expression:  # noqa: PLR0911, PLR0912
+    def walk(self, node: ast.expr, depth: int) -> Expression:
         at = self.at(node)
         if depth > MAX_DEPTH:
             raise _too_deep(at)

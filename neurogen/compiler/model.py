@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from neurogen.compiler.calculus import NotFiniteError
+from neurogen.compiler.checks import check, effort
 from neurogen.compiler.expression import Apply, Expression, Name, Number, parse, substitute
 from neurogen.compiler.kernels import KernelError, response
 from neurogen.compiler.prelude import Prelude, any_of, occurrences
@@ -25,7 +27,7 @@ from neurogen.compiler.schemes import SCHEMES, SchemeError, System, Values
 from neurogen.compiler.scope import BASE_FIRE, Scope
 from neurogen.compiler.source import Path
 from neurogen.compiler.spec import Equation, Parameter, Spec
-from neurogen.errors import SpecError
+from neurogen.errors import Mistake, SpecError
 
 _HARD = parse("spike*v_reset + (1 - spike)*v")
 _SOFT = parse("v - spike*v_threshold")
@@ -71,20 +73,25 @@ class Model:
         return self.charge + self.fire + self.after
 
 
-def build_model(spec: Spec) -> Model:
+def build_model(spec: Spec, mistakes: tuple[Mistake, ...] = ()) -> Model:
     """Give a spec its meaning.
 
+    Args:
+        spec: What was read.
+        mistakes: What was found while reading it, reported together with what is found here.
+
     Raises:
-        SpecError: With every semantic mistake.
+        SpecError: With every mistake.
     """
-    scope = Scope(spec)
+    scope = Scope(spec, mistakes)
     _refuse_unsupported(scope)
-    if not scope.mistakes:
-        step = _Step(scope)
-        step.write()
-        if not scope.mistakes:
-            return step.model()
-    raise SpecError(tuple(scope.mistakes))
+    check(scope)
+    step = _Step(scope)
+    step.write()
+    effort(scope, step.statements)
+    if scope.mistakes:
+        raise SpecError(tuple(scope.mistakes))
+    return step.model()
 
 
 def _refuse_unsupported(scope: Scope) -> None:
@@ -93,14 +100,21 @@ def _refuse_unsupported(scope: Scope) -> None:
         scope.add("NG007", ("noise",), "`noise` is not supported yet", key=True)
     for state in spec.states:
         if state.uniform is not None:
-            path = ("states", state.name)
+            path = ("states", state.name, "init")
             scope.add("NG007", path, "a random initial value is not supported yet")
-    for key, entries in (("parameters", spec.parameters), ("learnable", spec.learnable)):
-        for entry in entries:
-            if entry.per == "step":
-                scope.add("NG007", (key, entry.name, "per"), "`per: step` is not supported yet")
+    for w in spec.learnable:
+        if w.per == "step":
+            path = ("learnable", w.name, "per")
+            scope.add("NG007", path, "`per: step` is not supported yet", width=None)
+    for parameter in spec.parameters:
+        if parameter.per != "layer":
+            path = ("parameters", parameter.name, "per")
+            message = f"`per: {parameter.per}` of a parameter is not supported yet"
+            hint = "any tensor that broadcasts to one time step is accepted"
+            scope.add("NG007", path, message, hint, width=None)
     if not spec.charge and not spec.dynamics:
         scope.add("NG004", (), "missing key 'charge'", "charge: v + x")
+        scope.is_whole = False
     if spec.dynamics and spec.scheme is None:
         hint = "scheme: one of " + ", ".join(SCHEMES)
         scope.add("NG004", ("dynamics",), "`dynamics` needs a `scheme`", hint, key=True)
@@ -166,7 +180,13 @@ class _Step:
         for name in equations:
             if name not in self.current:
                 scope.no_state(name, ("dynamics", name))
-        if scope.mistakes:
+        if scope.mistakes:  # no scheme then, but there may be more of them
+            names = dict(self.names)
+            for item in spec.let:
+                scope.resolve(item.equation, ("let", item.name), names)
+                names[item.name] = Name(item.name)
+            for name, equation in equations.items():
+                scope.resolve(equation, ("dynamics", name), names)
             return
         respond, scope.respond = scope.respond, None
 
@@ -188,6 +208,10 @@ class _Step:
         except SchemeError as error:
             scope.add("NG040", ("dynamics", error.state), error.message, error.hint, key=True,
                       width=len(error.state))  # fmt: skip
+            return
+        except NotFiniteError:
+            scope.add("NG026", ("dynamics",), "a derivative of the dynamics is never finite",
+                      "something is divided by 0", key=True, width=None)  # fmt: skip
             return
         scope.respond = respond
         charged = {item.name for item in spec.charge}
@@ -230,9 +254,6 @@ class _Step:
                 note = f"charge: {_symbol(item.name, 'H')}"
                 self.name_state(item.name, value, f"h_{item.name}", note)
                 continue
-            if item.name in self.names:
-                scope.add("NG011", path, f"'{item.name}' is declared already",
-                          "a step of charge is a state or a new name", key=True)  # fmt: skip
             self.put(item.name, value, "charge")
             self.names[item.name] = Name(item.name)
 
@@ -252,6 +273,10 @@ class _Step:
         if not (isinstance(condition, Apply) and condition.operator in (">", ">=")):
             scope.add("NG030", ("fire", "when"), f"{when} is not a threshold",
                       "write a >= b or a > b; the surrogate sees a - b")  # fmt: skip
+            return
+        if scope.is_constant(condition):
+            scope.add("NG030", ("fire", "when"), f"{when} depends on no state",
+                      "the neuron would always fire, or never", width=None)  # fmt: skip
             return
         value = self.spike_value(condition, fire.kind if fire else "binary")
         if fire is not None and fire.guard is not None:
@@ -303,7 +328,8 @@ class _Step:
             value = Apply("where", (Name(DETACH_RESET), detached, self.spike))
             names["spike"] = self.assign("reset_spike", value, "S[t] as reset sees it")
         for state, equation, path in rules:
-            value_or_none = scope.resolve(equation, path, names)
+            ruled = names if equation.text else {**names, HARD_RESET: Name(HARD_RESET)}
+            value_or_none = scope.resolve(equation, path, ruled)
             self.name_state(state, value_or_none, f"next_{state}", f"reset: {_symbol(state, 'V')}")
         if spec.output is not None:  # sees what the step leaves behind
             value_or_none = scope.resolve(
@@ -394,7 +420,7 @@ class _Step:
         states = [
             StateVariable(
                 state.name, charged[state.name], self.current[state.name],
-                scope.initial(state.name, state.init), scope.fresh(f"lam_{state.name}"),
+                scope.initial(state.name), scope.fresh(f"lam_{state.name}"),
                 not state.integer,
             )
             for state in scope.states

@@ -126,9 +126,12 @@ def _is_costly(node: Apply) -> bool:
     entry = OPERATORS.get(node.operator) or INTERNAL[node.operator]
     if entry.gives == "condition":
         return False
-    operations = [n for n in walk(node) if isinstance(n, Apply)]
-    calls = any(_is_call(n.operator) for n in operations)
-    return calls or len(operations) >= 3
+    operations = 0
+    for inner in walk(node):
+        operations += isinstance(inner, Apply)
+        if operations == 3 or (isinstance(inner, Apply) and _is_call(inner.operator)):
+            return True
+    return False
 
 
 def _is_call(operator: str) -> bool:

@@ -22,7 +22,7 @@ from neurogen.compiler.adjoint import build_program
 from neurogen.compiler.artefact import Artefact
 from neurogen.compiler.model import Model, build_model
 from neurogen.compiler.program import Program
-from neurogen.compiler.spec import parse_spec
+from neurogen.compiler.spec import read_spec
 from neurogen.errors import Location, Mistake, SpecError
 
 MAX_FILE = 1 << 20
@@ -47,8 +47,7 @@ def compile_text(text: str, file: str = "<text>") -> Compiled:
     Raises:
         SpecError: With every mistake of the text.
     """
-    spec = parse_spec(text, file)
-    model = build_model(spec)
+    model = build_model(*read_spec(text, file))
     program = build_program(model)
     artefacts = tuple(emit(model, program) for emit in _emitters())
     return Compiled(model, program, artefacts)

@@ -6,6 +6,7 @@ because the order of a step is one thing and the meaning of its names another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 from neurogen.compiler.expression import (
@@ -25,8 +26,8 @@ from neurogen.compiler.expression import (
 from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.program import DETACH_RESET, HARD_RESET, Matrix
 from neurogen.compiler.source import Path
-from neurogen.compiler.spec import Equation, Parameter, Spec, State
-from neurogen.errors import Mistake
+from neurogen.compiler.spec import BROKEN, Equation, Parameter, Spec, State
+from neurogen.errors import Mistake, SpecError
 
 _BASE = {
     "v_threshold": Parameter(
@@ -41,6 +42,10 @@ _BASE = {
 _BASE_STATES = (State(name="v", init=Equation("v_rest", parse("v_rest"))),)
 BASE_FIRE = parse("v >= v_threshold")
 _ZERO, _ONE = Number(0.0), Number(1.0)
+_KIND = {"real": "number", "condition": "condition"}
+_ONLY = "only parameters have values here"
+#: Limits of what temporaries may grow to where they are written out.
+MAX_WRITTEN_OUT, MAX_DEPTH_WRITTEN_OUT = 1000, 100
 _Fail = Callable[..., None]
 
 
@@ -59,14 +64,16 @@ class Scope:
         respond: What a call of a response kernel means: (kernel, argument as written, resolved).
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, mistakes: tuple[Mistake, ...] = ()) -> None:
         self.spec = spec
-        self.mistakes: list[Mistake] = []
+        self.mistakes: list[Mistake] = list(mistakes)
+        self.is_whole = not mistakes  # every equation was read, so unused names can be told
         self.used: set[str] = set()
         self.previous_spike = ""
         self.matrices: list[Matrix] = []
         self.respond: Callable[[str, Expression, Expression], Expression] | None = None
         self.states = spec.states or _BASE_STATES
+        self.initials: dict[str, Expression] = {}
         self.declare()
 
     def declare(self) -> None:
@@ -80,23 +87,28 @@ class Scope:
             ("flags", (f.name for f in spec.flags)),
             ("let", (d.name for d in spec.let)),
             ("kernels", (k.name for k in spec.kernels)),
+            ("charge", (c.name for c in spec.charge if not self.is_state(c.name))),
         ]
         seen: dict[str, str] = {} if spec.states else {"v": "states"}
         for kind, declared in kinds:
             for position, name in enumerate(declared):
                 path: Path = (kind, position if kind == "inputs" else name)
                 if name in seen:
-                    where = f"{seen[name]} already" if spec.states or name != "v" else (
-                        "states: it is the membrane potential")  # fmt: skip
-                    self.add("NG011", path, f"'{name}' is declared in {where}",
-                             "every name has one meaning", key=kind != "inputs")  # fmt: skip
+                    where = f"`{seen[name]}` already" if spec.states or name != "v" else (
+                        "`states`: it is the membrane potential")  # fmt: skip
+                    hint = "every name has one meaning"
+                    if kind == "charge":
+                        hint = "a step of `charge` is a state or a new name"
+                    self.add("NG011", path, f"'{name}' is declared in {where}", hint,
+                             key=kind != "inputs")  # fmt: skip
+                    self.is_whole = False
                 if name in _BASE and kind not in ("parameters", "learnable"):
                     self.add("NG010", path, f"'{name}' is a parameter of the base neuron",
                              "choose another name", key=kind != "inputs")  # fmt: skip
                 seen[name] = kind
-        if not spec.inputs:
-            self.add("NG005", ("inputs",), "a neuron has at least one input")
         self.kernels = {kernel.name for kernel in spec.kernels}
+        ordered = (item.name for item in (*spec.let, *spec.charge))
+        self.later = {name for name in ordered if not self.is_state(name)}
         self.taken = {*seen, *_BASE, *(item.name for item in spec.charge), "spike", "v_rest", "dt",
                       DETACH_RESET, HARD_RESET, "spiking"}  # fmt: skip
         assigned = {item.name for item in spec.reset.assignments}
@@ -134,6 +146,10 @@ class Scope:
         self.definitions: dict[str, Expression] = {"v_rest": rest}
         self.check_defaults()
 
+    def is_state(self, name: str) -> bool:
+        """Whether a name is that of a state."""
+        return any(state.name == name for state in self.states)
+
     @property
     def may_fire(self) -> bool:
         """Whether there is a fire condition."""
@@ -154,36 +170,48 @@ class Scope:
         return set().union(*(names(equation.expression) for equation in equations))
 
     def check_defaults(self) -> None:
-        """Defaults must satisfy their own `where` and bounds."""
+        """Defaults must satisfy their own `where` and bounds, and be finite."""
         values: dict[str, float] = {p.name: p.default for p in self.parameters}
         values |= {f.name: f.default for f in self.spec.flags}
+        refused = {name for name, value in values.items() if math.isnan(value)}
         scope = {name: Name(name) for name in values}
         for parameter in self.spec.parameters:
             if parameter.where is None:
                 continue
-            path: Path = ("parameters", parameter.name, "where")
             before = set(self.used)
-            condition = self.resolve(parameter.where, path, scope, "condition")
+            path: Path = ("parameters", parameter.name, "where")
+            where = parameter.where
+            condition = self.resolve(where, path, scope, "condition", only_parameters=True)
             self.used = before | (self.used - {parameter.name})
-            if condition is not None and not evaluate(condition, values):
-                message = f"the default {parameter.default:g} does not satisfy {parameter.where}"
-                self.add("NG033", ("parameters", parameter.name, "default"), message)
+            if condition is None or names(condition) & refused:
+                continue
+            if not evaluate(condition, values):
+                self.add("NG033", ("parameters", parameter.name, "default"),
+                         f"the default {parameter.default:g} does not satisfy {where}",
+                         width=None)  # fmt: skip
         for w in self.spec.learnable:
-            init = self.resolve(w.init, ("learnable", w.name, "init"), scope, only_parameters=True)
-            if w.transform == "clamp" and w.bounds is None:
-                self.add("NG004", ("learnable", w.name), "`transform: clamp` needs `bounds`",
-                         "bounds: [low, high]", key=True)  # fmt: skip
-            if w.bounds is not None and w.bounds[0] >= w.bounds[1]:
-                self.add("NG005", ("learnable", w.name, "bounds"), "bounds are [low, high]")
-            elif w.bounds is not None and init is not None and w.transform == "clamp":
-                value = evaluate(init, values)
-                if not w.bounds[0] <= value <= w.bounds[1]:
-                    message = f"the initial value {value:g} lies outside {list(w.bounds)}"
-                    self.add("NG033", ("learnable", w.name, "init"), message)
+            path = ("learnable", w.name, "init")
+            init = self.resolve(w.init, path, scope, only_parameters=True)
+            if init is None or names(init) & refused:
+                continue
+            value = evaluate(init, values)
+            low, high = w.bounds or (-math.inf, math.inf)
+            if not math.isfinite(value):
+                self.add("NG033", path, f"the initial value is {value:g}", width=None)
+            elif w.transform == "clamp" and not low <= value <= high:
+                outside = f"lies outside [{low:g}, {high:g}]"
+                self.add("NG033", path, f"the initial value {value:g} {outside}", width=None)
+        parameters = self.parameter_scope()
+        for state in self.states:
+            if state.init is not None:
+                path = ("states", state.name, "init")
+                init = self.resolve(state.init, path, parameters, only_parameters=True)
+                self.initials[state.name] = init or _ZERO
 
     def parameter_scope(self) -> dict[str, Expression]:
         """What names mean where only parameters may stand."""
-        return {name: Name(name) for name in (*sorted(self.parameter_names), *self.flags)}
+        flags = (flag.name for flag in self.spec.flags)
+        return {name: Name(name) for name in (*sorted(self.parameter_names), *flags)}
 
     def fresh(self, wanted: str) -> str:
         """A name no one has: `wanted`, or `wanted` with a number."""
@@ -196,7 +224,7 @@ class Scope:
 
     def add(
         self, code: str, path: Path, message: str, hint: str = "", *, at: int | None = None,
-        width: int = 1, key: bool = False,
+        width: int | None = 1, key: bool = False,
     ) -> None:  # fmt: skip
         """Note a mistake at a path of the spec."""
         self.mistakes.append(self.spec.mistake(code, path, message, hint, at, width, key))
@@ -210,7 +238,17 @@ class Scope:
         *,
         only_parameters: bool = False,
     ) -> Expression | None:
-        """The equation with its names replaced by what they mean here; None after a mistake."""
+        """The equation with its names replaced by what they mean here; None after a mistake.
+
+        Args:
+            equation: What was written.
+            path: Where.
+            scope: What each name means.
+            kind: `real` or `condition`, whichever is needed.
+            only_parameters: Whether it stands outside the step.
+        """
+        if equation.expression == BROKEN:
+            return None
         count = len(self.mistakes)
 
         def fail(code: str, node: Expression, message: str, hint: str = "", width: int = 1) -> None:
@@ -226,6 +264,9 @@ class Scope:
                     return self.lookup(node, scope, expected, fail, only_parameters) or node
             assert isinstance(node, Apply)
             symbol, arguments = node.operator, node.arguments
+            if only_parameters and symbol in {"prev", "step"}:
+                fail("NG025", node, f"{symbol}() has no meaning here", _ONLY, len(symbol))
+                return node
             if symbol == "prev":
                 return self.previous(arguments[0], fail)
             if symbol in self.kernels:
@@ -233,7 +274,8 @@ class Scope:
             entry = OPERATORS.get(symbol) or INTERNAL[symbol]
             if entry.gives != expected:
                 hint = "where(condition, 1, 0) makes a number of a condition"
-                fail("NG024", node, f"{brief(node)} is a {entry.gives}, not a {expected}",
+                given, needed = _KIND[entry.gives], _KIND[expected]
+                fail("NG024", node, f"{brief(node)} is a {given}, not a {needed}",
                      hint if expected == "real" else "compare it: a > 0")  # fmt: skip
             if symbol == "where" and (spike := self.spike_condition(arguments[0])):
                 # A condition on spike is arithmetic, so that the gradient through it exists.
@@ -241,7 +283,10 @@ class Scope:
                 taken, untaken = visit(arguments[1], "real"), visit(arguments[2], "real")
                 return Apply("+", (Apply("*", (number, taken)),
                                    Apply("*", (Apply("-", (_ONE, number)), untaken))))  # fmt: skip
+            before = len(self.mistakes)
             inner = tuple(visit(a, k) for a, k in zip(arguments, entry.takes, strict=True))
+            if len(self.mistakes) == before:
+                check_numbers(node, inner, fail)
             if symbol == "heaviside":
                 return Apply("where", (Apply(">=", (inner[0], _ZERO)), _ONE, _ZERO))
             if symbol == "step":
@@ -260,20 +305,23 @@ class Scope:
         self.used.add(name)
         is_flag = name in self.flags or any(f.name == name for f in self.spec.flags)
         if name not in scope:
-            if name == "spike":
+            known = [other for other in scope if other != HARD_RESET]
+            hint = did_you_mean(name, known) or "known are " + ", ".join(sorted(known))
+            self.used |= {other for other in known if f"'{other}'" in hint}  # named, but for a slip
+            if name == "spike" and not only_parameters:
                 fail("NG032", node, "`spike` is known only after the neuron has fired",
                      "prev(spike) is the last spike", 5)  # fmt: skip
-            elif only_parameters:
-                fail("NG025", node, f"'{name}' is no parameter; only parameters may stand here",
-                     did_you_mean(name, list(scope)), len(name))  # fmt: skip
-            else:
-                fail("NG012", node, f"unknown name '{name}'",
-                     did_you_mean(name, list(scope)) or "known are " + ", ".join(sorted(scope)),
+            elif name in self.later:
+                fail("NG012", node, f"'{name}' has no value here yet", "its own line comes later",
                      len(name))  # fmt: skip
+            elif only_parameters and (name in self.taken or name == "spike"):
+                fail("NG025", node, f"'{name}' is no parameter", _ONLY, len(name))
+            else:
+                fail("NG012", node, f"unknown name '{name}'", hint, len(name))
             return None
         if is_flag != (expected == "condition"):
             fail("NG024", node,
-                 f"'{name}' is a {'flag' if is_flag else 'number'}, a {expected} is needed here",
+                 f"'{name}' is a {'flag' if is_flag else 'number'}, not a {_KIND[expected]}",
                  f"write a if {name} else b" if is_flag else f"compare it: {name} > 0",
                  len(name))  # fmt: skip
             return None
@@ -306,14 +354,17 @@ class Scope:
     def previous(self, argument: Expression, fail: _Fail) -> Expression:
         """prev(name): the value at the start of the step."""
         states = [state.name for state in self.states]
-        if argument == Name("spike"):
+        self.used |= names(argument)
+        if argument == Name("spike") and not self.may_fire:
+            fail("NG032", argument, "this neuron never fires", "", 5)
+        elif argument == Name("spike"):
             self.previous_spike = self.previous_spike or self.fresh("prev_spike")
             return Name(self.previous_spike)
-        if isinstance(argument, Name) and argument.name in states:
-            self.used.add(argument.name)
+        elif isinstance(argument, Name) and argument.name in states:
             return Name(argument.name)
-        fail("NG035", argument, f"prev() takes a state or spike, not {brief(argument)}",
-             "states are " + ", ".join(states))  # fmt: skip
+        else:
+            fail("NG035", argument, f"prev() takes a state or spike, not {brief(argument)}",
+                 "states are " + ", ".join(states))  # fmt: skip
         return argument
 
     @property
@@ -331,15 +382,27 @@ class Scope:
     def inline(self, expression: Expression) -> Expression:
         """Named constants replaced by what they stand for, until only parameters are left."""
         while names(expression) & set(self.definitions):
-            expression = substitute(expression, self.definitions)
+            expression = self.bounded(substitute(expression, self.definitions))
         return expression
 
-    def initial(self, name: str, init: Equation | None) -> Expression:
+    def bounded(self, expression: Expression) -> Expression:
+        """An expression that was written out, unless it grew beyond all bounds.
+
+        Raises:
+            SpecError: It did.
+        """
+        if isinstance(expression, Apply) and (
+            expression.size > MAX_WRITTEN_OUT or expression.depth > MAX_DEPTH_WRITTEN_OUT
+        ):
+            message = "written out, temporaries that build on one another are too large"
+            hint = "use fewer of them, or smaller ones"
+            self.add("NG020", ("let",), message, hint, key=True, width=None)
+            raise SpecError(tuple(self.mistakes))
+        return expression
+
+    def initial(self, name: str) -> Expression:
         """A state's value before the first step, over parameters."""
-        equation = init or Equation("0", _ZERO)
-        scope = self.parameter_scope()
-        value = self.resolve(equation, ("states", name), scope, only_parameters=True)
-        return self.inline(value or _ZERO)
+        return self.inline(self.initials.get(name, _ZERO))
 
     def no_state(self, name: str, path: Path) -> None:
         """Something that is no state is assigned as one."""
@@ -349,6 +412,8 @@ class Scope:
 
     def check_unused(self, following: Mapping[str, str]) -> None:
         """An unused name is a mistake; so is a state that never changes."""
+        if not self.is_whole:
+            return
         spec = self.spec
         changed = {item.name for item in (*spec.dynamics, *spec.charge, *spec.reset.assignments)}
         for state in spec.states:
@@ -365,22 +430,33 @@ class Scope:
             ("kernels", (k.name for k in spec.kernels)),
             ("charge", (c.name for c in spec.charge if c.name not in following)),
         ]
-        implicit = {"v_threshold", "v_reset"} & {p.name for p in self.parameters}
-        implicit -= self.used if self.reset == "fixed" else set()
-        used = self.used | (set() if self.reset == "fixed" else implicit)
         for kind, declared in groups:
             for name in declared:
-                if name not in used:
+                if name not in self.used:
                     self.add("NG013", (kind, name), f"'{name}' is never used",
                              "remove it, or name it in an equation", key=True,
                              width=len(name))  # fmt: skip
         for position, name in enumerate(spec.inputs):
-            if name not in used:
-                path: Path = (
-                    ("inputs", position) if spec.source.root.child("inputs") else ("charge",)
-                )
+            if name not in self.used:
+                declared_here = spec.source.root.child("inputs") is not None
+                path: Path = ("inputs", position) if declared_here else ("charge",)
                 self.add("NG013", path, f"input '{name}' is never used",
-                         "a neuron that ignores its input is refused")  # fmt: skip
+                         "name it in `charge`, or declare the `inputs`", width=None)  # fmt: skip
+
+
+def check_numbers(node: Apply, inner: tuple[Expression, ...], fail: _Fail) -> None:
+    """What consists of literals only must be finite, and no condition."""
+    divisor = inner[1] if node.operator == "/" else _ONE
+    if not names(divisor) and evaluate(divisor, {}) == 0:
+        fail("NG026", node.arguments[1], "division by 0")
+    elif any(names(argument) for argument in inner) or node.operator in INTERNAL:
+        return
+    elif OPERATORS[node.operator].gives == "condition" or node.operator in {"heaviside", "step"}:
+        fail("NG027", node, f"{brief(node)} never changes", "name a state, an input or a parameter")
+    elif node.operator not in {"where", "detach"}:
+        value = evaluate(Apply(node.operator, inner), {})
+        if not math.isfinite(value):
+            fail("NG026", node, f"{brief(node)} is {value:g}")
 
 
 def brief(node: Expression) -> str:

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from neurogen.compiler.expression import (
     FUNCTIONS,
@@ -46,7 +46,7 @@ constants cpu cuda default_surrogate detach differentiable double dump_patches e
 float forward functional get_buffer get_extra_state get_parameter get_submodule half initial inputs
 ipu kernels learnable load_state_dict memories modules mtia multi_step_forward named_buffers
 named_children named_memories named_modules named_parameters neuronal_charge neuronal_fire
-neuronal_reset number parameter_names parameters prelude register_backward_hook register_buffer
+neuronal_reset matrices parameter_names parameters prelude register_backward_hook register_buffer
 register_forward_hook register_forward_pre_hook register_full_backward_hook
 register_full_backward_pre_hook register_load_state_dict_post_hook
 register_load_state_dict_pre_hook register_memory register_module register_parameter
@@ -206,7 +206,7 @@ class Spec:
     expect: Expect | None = None
     source: Source = field(repr=False, compare=False)
 
-    def mistake(  # noqa: PLR0917
+    def mistake(
         self, code: str, path: Path, message: str, hint: str = "", at: int | None = None,
         width: int | None = None, key: bool = False,
     ) -> Mistake:  # fmt: skip
@@ -265,6 +265,11 @@ class _Reader:
     def add(self, code: str, path: Path, message: str, hint: str = "", **place: Any) -> None:
         self.note(self.source.mistake(code, path, message, hint, **place))
 
+    def refuse(self, path: Path, message: str) -> NoReturn:
+        """The spec is too large: there is no point in reading on."""
+        self.add("NG008", path, message, key=True)
+        raise SpecError(tuple(self.mistakes))
+
     def note(self, mistake: Mistake) -> None:
         self.mistakes.append(mistake)
         if len(self.mistakes) >= MAX_MISTAKES:
@@ -285,7 +290,7 @@ class _Reader:
             self.add("NG005", path, f"{_kind(node)} is larger than any float64")
         else:
             self.add("NG005", path, f"expected a number, found {_kind(node)}")
-        return 1.0
+        return math.nan
 
     def truth(self, node: Node, path: Path) -> bool:
         if node.text not in {"true", "false"}:
@@ -329,8 +334,8 @@ class _Reader:
         if node.kind != "list":
             self.add("NG005", path, f"expected a list, found {_kind(node)}")
         if len(node.items) > longest:
-            self.add("NG008", path, f"{len(node.items)} items, more than {longest}")
-        return [item(x, (*path, k)) for k, x in enumerate(node.items[:longest])]
+            self.refuse(path, f"{len(node.items)} items, more than {longest}")
+        return [item(x, (*path, k)) for k, x in enumerate(node.items)]
 
     def named(self, entry: Callable[[str, Node, Path], Any], longest: int = MAX_NAMES) -> Read:
         """A mapping of names to entries, as a tuple in the order of the file."""
@@ -339,9 +344,9 @@ class _Reader:
             if node.kind != "mapping":
                 self.add("NG005", path, f"expected a mapping of names, found {_kind(node)}")
             if len(node.pairs) > longest:
-                self.add("NG008", path, f"{len(node.pairs)} entries, more than {longest}", key=True)
+                self.refuse(path, f"{len(node.pairs)} entries, more than {longest}")
             entries, known = [], len(self.mistakes)
-            for key, value in node.pairs[:longest]:
+            for key, value in node.pairs:
                 name = key.text or ""
                 rest = value.flow and value.kind == "scalar" and value.text is None
                 if rest and not IDENTIFIER.fullmatch(name) and len(self.mistakes) > known:
@@ -356,8 +361,7 @@ class _Reader:
     ) -> dict[str, Any]:
         """The values under the keys that `readers` names, as keyword arguments."""
         if len(node.pairs) > MAX_NAMES:
-            self.add("NG008", path, f"{len(node.pairs)} keys, more than {MAX_NAMES}")
-            return {}
+            self.refuse(path, f"{len(node.pairs)} keys, more than {MAX_NAMES}")
         found: dict[str, Any] = {}
         for key, value in node.pairs:
             word = key.text or ""
@@ -437,13 +441,13 @@ class _Reader:
             "per": self.choice(*get_args(Per)),
         }  # fmt: skip
         found = self.fields(node, path, readers, needed=("default",))
-        return Parameter(name=name, **{"default": 1.0, **found})
+        return Parameter(name=name, **{"default": math.nan, **found})
 
     def default(self, node: Node, path: Path) -> float:
         if path[1] == "v_reset" and node.kind == "scalar" and node.text is None:
             self.add("NG005", path, "a default is a number, not null",
-                     "for a soft reset write `reset: soft`", width=1)  # fmt: skip
-            return 0.0
+                     "for a soft reset write `reset: soft`", width=4)  # fmt: skip
+            return math.nan
         return self.number(node, path)
 
     def learnable(self, name: str, node: Node, path: Path) -> Learnable:

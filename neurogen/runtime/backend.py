@@ -6,6 +6,7 @@ that says what to install. Falling back is said once, aloud.
 
 from __future__ import annotations
 
+import os
 import warnings
 from functools import cache
 from importlib import import_module
@@ -61,6 +62,17 @@ def choose(asked: str, device: str) -> str:
         )
         return "torch"
     return fused
+
+
+_forks: list[bool] = []
+
+if hasattr(os, "register_at_fork"):  # here, and not in a launcher: those are imported late
+    os.register_at_fork(after_in_child=lambda: _forks.append(True))
+
+
+def forked() -> bool:
+    """Whether this process is a fork: the threads of its parent's OpenMP pool are gone."""
+    return bool(_forks)
 
 
 @cache

@@ -76,7 +76,7 @@ class BaseNode(MemoryModule):
         if value not in (*self.supported_backends, "auto"):
             raise ValueError(
                 f"{type(self).__name__} is written in Python and runs on backend "
-                f"{', '.join(self.supported_backends)}, not {value!r}; a neuron from a spec is fused"
+                f"{', '.join(self.supported_backends)}, not {value!r}; neurons of a spec are fused"
             )
         self.__dict__["_backend"] = value
 

@@ -1,7 +1,7 @@
 """Functions of the equation language that torch lacks or defines differently.
 
-In: tensors of one floating dtype. Out: tensors of that dtype, with the documented subgradients: ties
-of max/min share ½ each, clip passes 1 at its bounds, an untaken branch contributes exactly 0.
+In: tensors of one floating dtype. Out: tensors of that dtype, with the documented subgradients:
+ties of max/min share ½ each, clip passes 1 at its bounds, an untaken branch contributes exactly 0.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Spread(torch.autograd.Function):
 
 def spread(value: Tensor, shape: torch.Size) -> Tensor:
     """`value.expand(shape)`, with the gradient of a shared value summed in float64."""
-    result: Tensor = _Spread.apply(value, shape)
+    result: Tensor = _Spread.apply(value, shape)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -49,6 +49,29 @@ def power(base: Tensor, exponent: int) -> Tensor:
     for _ in range(abs(exponent) - 1):
         product = product * base
     return product if exponent > 0 else 1 / product
+
+
+class _Sqrt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor) -> Tensor:
+        # On the CPU torch's square root is not always correctly rounded; a wider one, rounded, is.
+        wide = a.double() if a.dtype == torch.float32 else a.to(torch.complex128)
+        root = wide.sqrt()
+        result = (root.real if root.is_complex() else root).to(a.dtype)
+        result = torch.where(a < 0, torch.full_like(a, torch.nan), result)
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (root,) = ctx.saved_tensors
+        return gradients[0] / (2 * root)
+
+
+def sqrt(a: Tensor) -> Tensor:
+    """The correctly rounded square root; NaN below 0."""
+    result: Tensor = _Sqrt.apply(a) if a.device.type == "cpu" else torch.sqrt(a)
+    return result
 
 
 def sign(a: Tensor) -> Tensor:

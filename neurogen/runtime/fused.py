@@ -43,6 +43,9 @@ class Engine(Protocol):
     def threads(self, work: int) -> int:
         """Threads for so many neuron-steps."""
 
+    def streams(self, size: int) -> bool:
+        """Whether results of so many bytes are written past the caches."""
+
     def forward(self, kernels: Kernels, variant: Variant, neurons: int, arguments: list[int],
                 device: torch.device) -> None:  # fmt: skip
         """Run the forward kernel."""
@@ -89,11 +92,17 @@ class Call:
         return Variant(True, IO_TYPES[dtype], self.flags, self.detach_reset, self.spiking, wanted,
                        self.surrogate)  # fmt: skip
 
-    def head(self, steps: int, layout: Layout, every: int, operands: list[Operand]) -> list[int]:
+    def head(
+        self, steps: int, layout: Layout, every: int, operands: list[Operand], size: int
+    ) -> list[int]:  # fmt: skip
         """The fields that both directions' arguments begin with."""
         threads = self.engine.threads(steps * layout.neurons)
         uniform = all(operand.count == 1 for operand in operands[len(self.differentiable) :])
-        return [steps, layout.neurons, threads, every, int(uniform), *pack_floats(self.shape)]
+        streamed = self.engine.streams(steps * layout.neurons * size)
+        return [
+            steps, layout.neurons, threads, every, int(uniform), int(streamed),
+            *pack_floats(self.shape),
+        ]  # fmt: skip
 
 
 def run(call: Call, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...],
@@ -135,7 +144,7 @@ class _Fused(torch.autograd.Function):
                 dtype=compute, device=first.device,
             )  # fmt: skip
         if layout.neurons:
-            arguments = call.head(steps, layout, every, operands)
+            arguments = call.head(steps, layout, every, operands, first.element_size())
             for x, stride in rows:
                 arguments += (x.data_ptr(), stride)
             for operand in operands:
@@ -188,7 +197,7 @@ class _Fused(torch.autograd.Function):
             )
         ]
         if layout.neurons:
-            arguments = call.head(steps, layout, every, operands)
+            arguments = call.head(steps, layout, every, operands, first.element_size())
             for x, stride in rows:
                 arguments += (x.data_ptr(), stride)
             for operand in operands:

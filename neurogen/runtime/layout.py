@@ -1,12 +1,13 @@
 """How tensors lie in memory: kernels see rows of neurons in whatever dense order the input has.
 
-In: tensors of one time step's shape. Out: the same data as rows `[T, N]` and operands `[N]`, without
-a copy where the strides admit it. Channels-last input stays channels-last.
+In: tensors of one time step's shape. Out: the same data as rows `[T, N]` and operands `[N]`,
+without a copy where the strides admit it. Channels-last input stays channels-last.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,7 @@ class Layout:
 
     def rows(self, sequence: Tensor) -> tuple[Tensor, int]:
         """`[T, *]` in this order, and the distance between its time steps; a copy if it must be."""
-        if sequence.stride()[1:] == self.strides or self.neurons == 0:
+        if self._holds(sequence.stride()[1:]):
             return sequence, sequence.stride(0)
         if sequence.stride(0) == 0 and sequence.shape[0] > 1:  # the same row at every step
             return self.step(sequence[0]), 0
@@ -51,7 +52,7 @@ class Layout:
 
     def step(self, value: Tensor) -> Tensor:
         """One time step in this order; a copy if it must be."""
-        if value.stride() == self.strides or self.neurons == 0:
+        if self._holds(value.stride()):
             return value
         return self.empty(None, value.dtype, value.device).copy_(value)
 
@@ -63,65 +64,59 @@ class Layout:
         """
         if value.numel() == 1:
             return Operand(value, 1, 1)
-        order = sorted(range(len(self.shape)), key=lambda d: -self.strides[d])
-        expanded = value.expand(self.shape).permute(order)
-        varying = [d for d in range(len(order)) if expanded.shape[d] > 1 and expanded.stride(d)]
-        if not varying:
-            return Operand(value.reshape(-1)[:1], 1, 1)
-        low, high = varying[0], varying[-1] + 1
-        inside = [d for d in range(low, high) if expanded.shape[d] > 1]
-        if inside != varying:
-            return Operand(expanded.contiguous(), 1, self.neurons)
-        index = tuple(slice(None) if low <= d < high else 0 for d in range(len(order)))
-        data = expanded[index].contiguous()
-        return Operand(data, math.prod(expanded.shape[high:]), data.numel())
+        order = self._order
+        wide = value.reshape((1,) * (len(order) - value.dim()) + value.shape).permute(order)
+        varying = [place for place, size in enumerate(wide.shape) if size > 1]
+        low, high = min(varying, default=0), max(varying, default=-1) + 1
+        sizes = [self.shape[d] for d in order]
+        if any(wide.shape[place] != sizes[place] for place in range(low, high)):
+            return Operand(wide.expand(sizes).contiguous(), 1, self.neurons)
+        return Operand(wide.contiguous(), math.prod(sizes[high:]), value.numel())
 
     def scatter(self, elements: Tensor, operand: Operand, shape: torch.Size) -> Tensor:
         """`operand` backwards: values of its elements, in the shape of the tensor it came from."""
-        if shape.numel() == operand.count:
-            return self._unflatten(elements, operand).reshape(shape)
-        if operand.count == 1:  # every element of the tensor was one number, expanded
-            return torch.nn.functional.pad(elements, (0, shape.numel() - 1)).reshape(shape)
-        full = self._unflatten(elements, operand)
-        return full.double().sum_to_size(shape).to(elements.dtype)
+        order, written_out = self._order, operand.count != shape.numel()
+        aligned = (1,) * (len(order) - len(shape)) + tuple(shape)
+        sizes = self.shape if written_out else aligned
+        ordered = elements.reshape([sizes[d] for d in order])
+        full = ordered.permute([order.index(d) for d in range(len(order))])
+        if written_out:
+            full = full.double().sum_to_size(aligned).to(elements.dtype)
+        return full.reshape(shape)
 
-    def _unflatten(self, elements: Tensor, operand: Operand) -> Tensor:
-        order = sorted(range(len(self.shape)), key=lambda d: -self.strides[d])
-        shape, place = [1] * len(order), len(order)
-        inner = size = 1
-        while inner < operand.inner:
-            place -= 1
-            inner *= self.shape[order[place]]
-        while size < operand.count:
-            place -= 1
-            shape[place] = self.shape[order[place]]
-            size *= shape[place]
-        return elements.reshape(shape).permute([order.index(d) for d in range(len(order))])
+    @property
+    def _order(self) -> list[int]:
+        """The dimensions, outermost first."""
+        return sorted(range(len(self.shape)), key=lambda d: -self.strides[d])
+
+    def _holds(self, strides: tuple[int, ...]) -> bool:
+        """Whether a tensor with these strides has this order: a dimension of size 1 has any."""
+        return (
+            strides == self.strides
+            or not self.neurons
+            or all(
+                size == 1 or mine == given
+                for size, mine, given in zip(self.shape, self.strides, strides, strict=True)
+            )
+        )
 
 
 def layout_of(step_shape: torch.Size, strides: tuple[int, ...]) -> Layout:
-    """The layout of a time step: its own strides where they are dense, else contiguous."""
+    """The layout of a time step: its own order where that is dense, else contiguous."""
     shape = tuple(step_shape)
-    expected = 1
-    for size, stride in sorted(
-        zip(shape, strides, strict=True), key=lambda pair: (pair[1], pair[0])
-    ):
-        if size == 1:
-            continue
-        if stride != expected:
-            return Layout(shape, _contiguous(shape))
-        expected *= size
-    # A dimension of size 1 may have any stride; give it the contiguous one.
-    if any(size == 1 for size in shape):
-        wide = [s for s, size in zip(strides, shape, strict=True) if size > 1]
-        if wide == sorted(wide, reverse=True):
-            return Layout(shape, _contiguous(shape))
-    return Layout(shape, strides)
+    contiguous = _dense(shape, range(len(shape)))
+    order = sorted(range(len(shape)), key=lambda d: (-strides[d], d))
+    wide = [d for d in order if shape[d] != 1]
+    own = _dense(shape, order)
+    if wide == sorted(wide) or any(own[d] != strides[d] for d in wide):
+        return Layout(shape, contiguous)
+    return Layout(shape, own)
 
 
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, distance = [], 1
-    for size in reversed(shape):
-        strides.append(distance)
-        distance *= max(size, 1)
-    return tuple(reversed(strides))
+def _dense(shape: tuple[int, ...], order: Sequence[int]) -> tuple[int, ...]:
+    """Strides without gaps, for dimensions in this order."""
+    strides, distance = [0] * len(shape), 1
+    for d in reversed(order):
+        strides[d] = distance
+        distance *= max(shape[d], 1)
+    return tuple(strides)

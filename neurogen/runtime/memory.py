@@ -31,7 +31,7 @@ class MemoryModule(nn.Module):
     @property
     def step_mode(self) -> str:
         """'s': one time step a call, `[N, *]`; 'm': all time steps, `[T, N, *]`."""
-        return self._step_mode
+        return str(self._step_mode)
 
     @step_mode.setter
     def step_mode(self, value: str) -> None:
@@ -83,7 +83,7 @@ class MemoryModule(nn.Module):
             super().__delattr__(name)
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._memories]
+        return [*super().__dir__(), *self._memories]  # type: ignore[no-untyped-call]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Memories follow `.to()`, `.double()`, `.cuda()`, but never fall below float32."""
@@ -92,7 +92,7 @@ class MemoryModule(nn.Module):
             for name, value in store.items():
                 if isinstance(value, Tensor) and not value.is_meta:
                     store[name] = _moved(value, fn)
-        moved = super()._apply(fn, recurse)
+        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if lost:  # a tensor on the meta device has no values to move
             self.reset()
         return moved
@@ -111,7 +111,7 @@ class MemoryModule(nn.Module):
         return clone
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold: memories without the graph of the forward that made them."""
+        """What copies and pickles hold: memories without the graph of a forward."""
         return self.__dict__ | {"_memories": _detached(self._memories)}
 
     def single_step_forward(self, *inputs: Tensor) -> Any:

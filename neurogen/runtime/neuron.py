@@ -6,18 +6,20 @@ field's keywords. Generated classes hold data and one eager step; everything the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from neurogen.errors import BackendError
 from neurogen.runtime import backend as backends
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime.abi import ABI, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.base import BaseNode
 from neurogen.runtime.fused import IO_TYPES, Call, run
+from neurogen.runtime.prelude import Namespace
 from neurogen.runtime.surrogate import Surrogate
 
 State = dict[str, Any]
@@ -29,12 +31,15 @@ class Neuron(BaseNode):
     Attributes:
         inputs: Names of the inputs, in the order of `forward`.
         states: Names of the states; each is an attribute, a number before the first input.
+        differentiable: For each state, whether a gradient flows through it.
         flags: Compile-time flags of the kernels.
+        parameter_names: Parameters, learnable ones included.
         constants: The prelude.
         matrices: Matrices whose exponentials some constants are elements of.
         initial: Value of each state before the first step, from the parameters.
         bounds: What parameters must satisfy.
         learnable: `nn.Parameter`s that the neuron makes itself.
+        v_reset_may_be_none: Whether None chooses a soft reset.
         kernels: Source text of the fused kernels.
     """
 
@@ -50,6 +55,26 @@ class Neuron(BaseNode):
     learnable: ClassVar[Mapping[str, Learnable]] = {}
     v_reset_may_be_none: ClassVar[bool] = False
     kernels: ClassVar[Kernels]
+    surrogate_function: Surrogate
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Refuse what would be wrong silently: another runtime's code, equations in Python."""
+        super().__init_subclass__(**keywords)
+        if "kernels" in cls.__dict__:  # a generated class
+            made_for = cls.step.__globals__.get("abi")
+            if made_for != ABI:
+                raise ImportError(
+                    f"{cls.__name__} was generated for ABI {made_for} of neurogen, this one has "
+                    f"ABI {ABI}; run `neurogen build` again"
+                )
+        for name in ("neuronal_charge", "neuronal_fire", "neuronal_reset", "step"):
+            owner = next(base for base in cls.__mro__ if name in base.__dict__)
+            if owner not in Neuron.__mro__ and "kernels" not in owner.__dict__:
+                raise TypeError(
+                    f"{owner.__name__}.{name} would be ignored: {cls.__name__} is compiled from a "
+                    "spec. Change the equations in a spec of your own, or subclass "
+                    "neurogen.runtime.base.BaseNode"
+                )
 
     def __init__(
         self,
@@ -62,7 +87,7 @@ class Neuron(BaseNode):
         shape: tuple[int, ...] | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(_memories={}, _starts={}, _constants={}, _ready=False, _at_rest=False)
+        self.__dict__.update(_memories={}, _starts={}, _constants={}, _resting=set(), _ready=False)
         self.step_mode = step_mode
         self.surrogate_function = (
             self.default_surrogate() if surrogate_function is None else surrogate_function
@@ -72,13 +97,9 @@ class Neuron(BaseNode):
         for name, value in own.items():
             setattr(self, name, value)
         self._make_learnables(shape)
+        self._check()
         self.__dict__["_ready"] = True
-        for name in self.bounds:
-            self._check(name)
         self.backend = backend
-        for state in self.states:
-            self._memories[state] = None
-        self._memories["v_seq"] = None
         self.reset()
 
     # -- parameters --------------------------------------------------------------------------
@@ -88,28 +109,56 @@ class Neuron(BaseNode):
         raise TypeError(f"{type(self).__name__} declares no surrogate")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in type(self).parameter_names:
-            self._set_parameter(name, value)
-        elif name == "surrogate_function" and not isinstance(value, Surrogate):
-            raise TypeError(
-                f"surrogate_function is a neurogen.nn.surrogate module, not {type(value).__name__}"
-            )
-        elif name in type(self).flags and name != "hard_reset" and not isinstance(value, bool):
-            raise TypeError(f"{name} is True or False, not {value!r}")
+        cls = type(self)
+        if name in cls.parameter_names:
+            self._check_type(name, value)
+            self._replace(name, float(value) if isinstance(value, Real) else value)
+        elif name in cls.flags and name != "hard_reset":
+            if not isinstance(value, bool):
+                raise TypeError(f"{cls.__name__}: {name} is True or False, not {value!r}")
+            self._replace(name, value)
         else:
-            if name in self.__dict__.get("_memories", ()):
-                self.__dict__["_at_rest"] = False
+            if name == "surrogate_function" and not isinstance(value, Surrogate):
+                raise TypeError(
+                    f"{cls.__name__}: surrogate_function is a neurogen.nn.surrogate module, not "
+                    f"{type(value).__name__}"
+                )
+            self.__dict__.get("_resting", set()).discard(name)
             super().__setattr__(name, value)
 
-    def _set_parameter(self, name: str, value: Any) -> None:
-        if value is None and not (name == "v_reset" and type(self).v_reset_may_be_none):
+    def _check_type(self, name: str, value: Any) -> None:
+        cls = type(self)
+        if value is None and not (name == "v_reset" and cls.v_reset_may_be_none):
             hint = " (this neuron's reset needs it)" if name == "v_reset" else ""
-            raise ValueError(f"{type(self).__name__}: {name} must be a number or a tensor{hint}")
-        if isinstance(value, bool) or not isinstance(value, int | float | Tensor | None):
+            raise ValueError(f"{cls.__name__}: {name} must be a number or a tensor{hint}")
+        if isinstance(value, bool) or not isinstance(value, Real | Tensor | None):
             raise TypeError(
-                f"{type(self).__name__}: {name} is a number or a tensor, not {type(value).__name__}"
+                f"{cls.__name__}: {name} is a number or a tensor, not {type(value).__name__}"
             )
+        if self._ready and name in self.learnable and not self._learns(name):
+            raise ValueError(f"{cls.__name__}: '{name}' is not learnt with {self._flag_values()}")
+
+    def _replace(self, name: str, value: Any) -> None:
+        """Set a parameter or a flag; where a bound does not hold, the old value stays."""
         before = self._current(name)
+        self._store(name, value)
+        if not self._ready:
+            return
+        try:
+            self._check()
+            missing = [n for n in self.learnable if self._learns(n) and self._current(n) is None]
+            if missing:
+                raise ValueError(
+                    f"{type(self).__name__}: {self._flag_values()} learns '{missing[0]}', which "
+                    "this neuron was made without; make a new one"
+                )
+        except Exception:
+            self._store(name, before)
+            raise
+        if self._resting == set(self.states):
+            self._rest()
+
+    def _store(self, name: str, value: Any) -> None:
         for store in (self.__dict__, self._parameters, self._buffers):
             store.pop(name, None)
         if isinstance(value, nn.Parameter):
@@ -117,42 +166,30 @@ class Neuron(BaseNode):
         elif isinstance(value, Tensor):
             self.register_buffer(name, value)
         else:
-            self.__dict__[name] = None if value is None else float(value)
-        if self.__dict__.get("_ready"):
-            try:
-                for checked in self.bounds:
-                    self._check(checked)
-            except ValueError:
-                self.__dict__["_ready"] = False
-                self._set_parameter(name, before)
-                self.__dict__["_ready"] = True
-                raise
-            if self._at_rest:
-                self._rest()
+            self.__dict__[name] = value
 
     def _current(self, name: str) -> Any:
         for store in (self.__dict__, self._parameters, self._buffers):
             if name in store:
                 return store[name]
-        return None
+        return getattr(self, name, None)  # under torch.nn.utils.parametrize it is a property
 
-    def _check(self, name: str) -> None:
-        """Hold a parameter against its `where`; never called in forward."""
-        value, bound = self._current(name), self.bounds[name]
-        if value is None or (isinstance(value, Tensor) and value.is_meta):
-            return
-        outcome = bound.holds(_Namespace(self, torch.float64, torch.device("cpu")))
-        if not bool(torch.as_tensor(outcome).all()):
-            shown = (
-                f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else value
-            )
-            raise ValueError(f"{type(self).__name__}: {name}={shown} must satisfy {bound.text}")
+    def _check(self) -> None:
+        """Hold the parameters against their `where`; never called in forward."""
+        namespace = Namespace(self)
+        for name, bound in self.bounds.items():
+            value = self._current(name)
+            if value is None or (isinstance(value, Tensor) and value.is_meta):
+                continue
+            if not bool(torch.as_tensor(bound.holds(namespace)).all()):
+                shown = f"tensor{list(value.shape)}" if isinstance(value, Tensor) else value
+                raise ValueError(f"{type(self).__name__}: {name}={shown} must satisfy {bound.text}")
 
     def _make_learnables(self, shape: tuple[int, ...] | None) -> None:
-        namespace = _Namespace(self, torch.float64, torch.device("cpu"))
+        namespace = Namespace(self)
         for name, entry in self.learnable.items():
-            if entry.when is not None and not entry.when(self):
-                self.__dict__[name] = None
+            if not self._learns(name):
+                self._store(name, None)
                 continue
             if entry.per != "layer" and shape is None:
                 raise ValueError(
@@ -160,38 +197,52 @@ class Neuron(BaseNode):
                 )
             value = torch.as_tensor(entry.init(namespace)).to(torch.get_default_dtype())
             size = (1,) if entry.per == "layer" else tuple(shape or ())
-            self.register_parameter(name, nn.Parameter(value.expand(size).clone()))
+            self._store(name, nn.Parameter(value.detach().expand(size).clone()))
+
+    def _learns(self, name: str) -> bool:
+        """Whether a learnable exists with the present flags."""
+        when = self.learnable[name].when
+        return when is None or bool(when(self))
+
+    def _flag_values(self) -> str:
+        return ", ".join(f"{n}={getattr(self, n)}" for n in self.flags if n != "hard_reset")
 
     @property
     def hard_reset(self) -> bool:
         """Whether a spike sets v to v_reset, instead of subtracting v_threshold."""
         return getattr(self, "v_reset", None) is not None
 
-    def prelude(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-        """The constants of a call, once: float64 for numbers, the compute dtype for tensors."""
-        given = _Namespace(self, dtype, device)
-        exact = _Namespace(self, torch.float64, torch.device("cpu"))
-        return tuple(self._constant(k, c, given, exact) for k, c in enumerate(self.constants))
+    def prelude(
+        self, dtype: torch.dtype, device: torch.device, dims: int = 0
+    ) -> tuple[Tensor, ...]:
+        """The constants of a call, once: float64 for numbers, the compute dtype for tensors.
+
+        Args:
+            dtype: Compute dtype.
+            device: Of the inputs.
+            dims: Dimensions of one time step.
+        """
+        given, exact = Namespace(self, dtype, device, dims), Namespace(self)
+        return tuple(
+            self._constant(index, constant, given, exact, (dtype, device))
+            for index, constant in enumerate(self.constants)
+        )
 
     def _constant(
-        self, index: int, constant: Constant, given: _Namespace, exact: _Namespace
-    ) -> Tensor:
-        dtype, device = given._dtype, given._device
-        if constant.when is not None and not constant.when(self):
-            values: tuple[Any, ...] = ()
-            compute = lambda _: 0.0  # noqa: E731
-        else:
-            values = tuple(self._current(name) for name in constant.uses)
-            compute = constant.value
+        self, index: int, constant: Constant, given: Namespace, exact: Namespace,
+        target: tuple[torch.dtype, torch.device],
+    ) -> Tensor:  # fmt: skip
+        needed = constant.when is None or constant.when(self)
+        values = tuple(self._current(name) for name in constant.uses) if needed else ()
+        dtype, device = target
         if any(isinstance(value, Tensor) for value in values):
-            return torch.as_tensor(compute(given)).to(device, dtype)
-        flags = tuple(getattr(self, flag) for flag in self.flags)
-        key = (index, values, flags, dtype, device)
-        cached = self._constants.get(key)
+            return torch.as_tensor(constant.value(given)).to(device, dtype)
+        key = (index, values, tuple(getattr(self, flag) for flag in self.flags), *target)
+        cached: Tensor | None = self._constants.get(key)
         if cached is None:
             if len(self._constants) > 256:
                 self._constants.clear()
-            value = torch.as_tensor(compute(exact), dtype=torch.float64)
+            value = torch.as_tensor(constant.value(exact) if needed else 0.0, dtype=torch.float64)
             cached = self._constants[key] = value.to(device, dtype)
         return cached
 
@@ -199,15 +250,11 @@ class Neuron(BaseNode):
 
     def _rest(self) -> None:
         """Every state at its initial value: numbers where the parameters are numbers."""
+        namespace = Namespace(self)
         for state in self.states:
-            self._memories[state] = self._initial(state)
-        self.__dict__["_at_rest"] = True
-
-    def _initial(self, state: str) -> Any:
-        value = self.initial[state](_Namespace(self, torch.float64, torch.device("cpu")))
-        if isinstance(value, Tensor):
-            return value.item() if value.dim() == 0 and not value.requires_grad else value
-        return float(value)
+            value = torch.as_tensor(self.initial[state](namespace)).detach()
+            self._memories[state] = value if value.dim() else float(value)
+        self._resting.update(self.states)
 
     def reset(self) -> None:
         """Every state to its initial value (v to v_reset, or 0 if None); v_seq to None."""
@@ -217,6 +264,10 @@ class Neuron(BaseNode):
     def register_memory(self, name: str, value: Any) -> None:
         """Generated neurons declare their states in the spec."""
         raise TypeError(f"{type(self).__name__}: declare states in the spec, not at run time")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what the next forward computes again."""
+        return super().__getstate__() | {"_constants": {}}
 
     # -- forward -----------------------------------------------------------------------------
 
@@ -228,7 +279,7 @@ class Neuron(BaseNode):
     @property
     def backend(self) -> str:
         """'auto', 'torch', 'cpp' or 'cupy'."""
-        return self._backend
+        return str(self._backend)
 
     @backend.setter
     def backend(self, value: str) -> None:
@@ -238,7 +289,7 @@ class Neuron(BaseNode):
                 f"not {value!r}"
             )
         if value != "auto" and (reason := backends.missing(value)):
-            raise backends.BackendError(
+            raise BackendError(
                 f"backend='{value}' cannot run: {reason} This machine can run "
                 f"{', '.join(backends.supported())}."
             )
@@ -259,51 +310,69 @@ class Neuron(BaseNode):
             compute dtype; asked-for sequences stand there as `v_seq`, `[T, N, *]`.
         """
         self._check_inputs(inputs)
+        given = self._check_state(state or {})
         first = inputs[0]
-        device = first.device
-        values = {name: (state or {}).get(name, None) for name in self.states}
-        for name, value in values.items():
-            if value is None:
-                values[name] = self._initial(name)
+        device, step = first.device, first.shape[1:]
         wide = first.dtype == torch.float64 or any(
-            isinstance(v, Tensor) and v.dtype == torch.float64 and v.dim() for v in values.values()
+            isinstance(v, Tensor) and v.dtype == torch.float64 and v.dim() for v in given.values()
         )
         compute = torch.float64 if wide else torch.float32
-        constants = self.prelude(compute, device)
-        states = tuple(self._state(n, v, first, compute) for n, v in values.items())
-        flags = tuple((flag, bool(getattr(self, flag))) for flag in self.flags)
-        chosen = backends.choose(self.backend, device.type)
+        constants = self.prelude(compute, device, len(step))
+        self._check_constants(constants, step)
+        namespace = Namespace(self, compute, device, len(step))
+        states = tuple(
+            self._given(name, given[name], first, compute) if name in given
+            else self._initial(name, namespace, step)
+            for name in self.states
+        )  # fmt: skip
+        chosen = self._choose(device)
         if chosen == "torch":
-            outputs, finals, kept = self._eager(inputs, states, constants, compute, sequences)
+            outputs, finals, kept = self._eager(inputs, states, constants, sequences)
         else:
             surrogate = self.surrogate_function
             call = Call(
-                backends.launcher(chosen), self.kernels, flags, self.detach_reset,
+                backends.launcher(chosen), self.kernels,
+                tuple((flag, bool(getattr(self, flag))) for flag in self.flags), self.detach_reset,
                 surrogate.spiking, type(surrogate).kernel, surrogate.arguments, len(inputs),
                 self.differentiable, tuple(name in sequences for name in self.states),
             )  # fmt: skip
-            if wide and first.dtype != torch.float64:
+            if wide:
                 inputs = tuple(x.to(compute) for x in inputs)
             outputs, *rest = run(call, inputs, states, constants)
             outputs = outputs.to(first.dtype)
-            finals, kept = rest[: len(states)], rest[len(states) :]
+            finals, kept = tuple(rest[: len(states)]), rest[len(states) :]
         result: State = dict(zip(self.states, finals, strict=True))
         names = [name for name in self.states if name in sequences]
         result |= {f"{name}_seq": value for name, value in zip(names, kept, strict=True)}
         return outputs, result
 
+    def _choose(self, device: torch.device) -> str:
+        """The backend of a call."""
+        chosen, surrogate = backends.choose(self.backend, device.type), self.surrogate_function
+        if chosen == "torch" or type(surrogate).kernel:
+            return chosen
+        reason = f"{type(surrogate).__name__} is written in Python; a spec's surrogate is fused"
+        if self.backend != "auto":
+            raise BackendError(f"backend='{chosen}' cannot run: {reason}.")
+        backends.warn_once(f"running on backend 'torch', step by step, because {reason}.")
+        return "torch"
+
     def _check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
         name = type(self).__name__
         if len(inputs) != len(self.inputs):
-            raise TypeError(f"{name} takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), "
-                            f"not {len(inputs)}")  # fmt: skip
+            raise TypeError(
+                f"{name} takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), "
+                f"not {len(inputs)}"
+            )
         first = inputs[0]
         for label, x in zip(self.inputs, inputs, strict=True):
             if not isinstance(x, Tensor):
                 raise TypeError(f"{name}: {label} is a tensor, not {type(x).__name__}")
             if x.dtype not in IO_TYPES:
-                raise TypeError(f"{name}: {label} must be a floating-point tensor, not {x.dtype}; "
-                                f"convert it, e.g. {label}.float()")  # fmt: skip
+                raise TypeError(
+                    f"{name}: {label} must be a floating-point tensor, not {x.dtype}; convert it, "
+                    f"e.g. {label}.float()"
+                )
             if x.dim() < 2:
                 raise ValueError(
                     f"{name}: in step_mode 'm' {label} has shape [T, N, *]; this one has "
@@ -318,70 +387,105 @@ class Neuron(BaseNode):
         if first.shape[0] == 0:
             raise ValueError(f"{name}: the input has no time steps (T = 0)")
 
-    def _state(self, name: str, value: Any, first: Tensor, compute: torch.dtype) -> Tensor:
-        """A state as the kernels take it: 0-dim, or of one time step's shape."""
+    def _check_state(self, state: State) -> State:
+        """The given states; sequences that an earlier call returned beside them are passed over."""
+        for name in state:
+            if name not in self.states and name.removesuffix("_seq") not in self.states:
+                raise ValueError(
+                    f"{type(self).__name__} has no state '{name}'; its states are "
+                    f"{', '.join(self.states)}"
+                )
+        return {n: v for n, v in state.items() if n in self.states and v is not None}
+
+    def _check_constants(self, constants: tuple[Tensor, ...], step: torch.Size) -> None:
+        for constant, value in zip(self.constants, constants, strict=True):
+            if value.numel() != 1 and not _broadcasts(value.shape, step):
+                raise ValueError(
+                    f"{type(self).__name__}: {constant.name} has shape {list(value.shape)}, which "
+                    f"does not broadcast to one time step of the input, {list(step)}"
+                )
+
+    def _initial(self, name: str, namespace: Namespace, step: torch.Size) -> Tensor:
+        """A state at rest as the kernels take it: 0-dim, or of one time step's shape."""
+        value = torch.as_tensor(self.initial[name](namespace))
+        value = value.to(namespace._device, namespace._dtype)
+        if value.numel() == 1:
+            return value.reshape(())
+        self._fits(name, _broadcasts(value.shape, step), value, step)
+        return value.expand(step)
+
+    def _given(self, name: str, value: Any, first: Tensor, compute: torch.dtype) -> Tensor:
+        """A state from before as the kernels take it: 0-dim, or of one time step's shape."""
         if not isinstance(value, Tensor):
             return torch.full((), float(value), dtype=compute, device=first.device)
         step = first.shape[1:]
-        if value.device != first.device and value.dim():
-            raise ValueError(
-                f"{type(self).__name__}: the input is on {first.device}, the state {name} on "
-                f"{value.device}; call reset(), or move the module with .to()"
-            )
-        if value.shape != step and value.numel() != 1:
-            initial = self._initial(name)
-            if value is initial or (isinstance(initial, Tensor) and initial.shape == value.shape):
-                value = value.expand(step)  # parameters of a neuron's own shape
-            else:
+        if value.dim():
+            self._fits(name, value.shape == step, value, step)
+            if value.device != first.device:
                 raise ValueError(
-                    f"{type(self).__name__}: the input of a time step has shape {list(step)}, the "
-                    f"state {name} {list(value.shape)}; call reset() before a new batch or shape"
+                    f"{type(self).__name__}: the input is on {first.device}, the state {name} on "
+                    f"{value.device}; call reset(), or move the module with .to()"
                 )
-        value = value.to(device=first.device, dtype=compute)
-        return value.reshape(()) if value.numel() == 1 and value.shape != step else value
+        return value.to(device=first.device, dtype=compute)
+
+    def _fits(self, name: str, fits: bool, value: Tensor, step: torch.Size) -> None:
+        if not fits:
+            raise ValueError(
+                f"{type(self).__name__}: the input of a time step has shape {list(step)}, the "
+                f"state {name} {list(value.shape)}; call reset() before a new batch or shape"
+            )
 
     def _eager(
         self, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...],
-        constants: tuple[Tensor, ...], compute: torch.dtype, sequences: tuple[str, ...],
+        constants: tuple[Tensor, ...], sequences: tuple[str, ...],
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:  # fmt: skip
         """The torch backend: the generated step, T times."""
         flags = [bool(getattr(self, flag)) for flag in self.flags]
-        shape = inputs[0].shape[1:]
+        first, compute = inputs[0], states[0].dtype
+        shape = first.shape[1:]
         current = tuple(fn.spread(s, shape) for s in states)
         constants = tuple(fn.spread(c, shape) if c.requires_grad else c for c in constants)
         outputs: list[Tensor] = []
         kept: list[list[Tensor]] = [[] for name in self.states if name in sequences]
         for xs in zip(*(x.unbind(0) for x in inputs), strict=True):
             wide = [x.to(compute) for x in xs]
-            output, *current = self.step(*wide, *current, *constants, self.surrogate_function,
-                                         self.detach_reset, *flags)  # type: ignore[assignment]  # fmt: skip
-            outputs.append(output.to(xs[0].dtype))
+            output, *after = self.step(
+                *wide, *current, *constants, self.surrogate_function, self.detach_reset, *flags
+            )
+            current = tuple(after)
+            outputs.append(output.to(first.dtype))
             wanted = (s for n, s in zip(self.states, current, strict=True) if n in sequences)
             for history, value in zip(kept, wanted, strict=True):
                 history.append(value)
-        return torch.stack(outputs), tuple(current), [torch.stack(history) for history in kept]
+        return torch.stack(outputs), current, [torch.stack(history) for history in kept]
 
     @staticmethod
     def step(*arguments: Any) -> tuple[Tensor, ...]:
-        """One step in plain torch: inputs, states, constants, surrogate, flags -> output, states."""
+        """One step in torch: inputs, states, constants, surrogate, flags -> output, states."""
         raise TypeError("a generated neuron defines its step")
 
-    def multi_step_forward(self, *inputs: Tensor) -> Tensor:  # type: ignore[override]
+    def multi_step_forward(self, *inputs: Tensor) -> Tensor:
         """All time steps `[T, N, *]`, continuing from the present state."""
         sequences = ("v",) if self.store_v_seq and "v" in self.states else ()
         return self._advance(inputs, sequences)
 
-    def single_step_forward(self, *inputs: Tensor) -> Tensor:  # type: ignore[override]
+    def single_step_forward(self, *inputs: Tensor) -> Tensor:
         """One time step `[N, *]`, continuing from the present state."""
+        for label, x in zip(self.inputs, inputs, strict=False):
+            if isinstance(x, Tensor) and not x.dim():
+                raise ValueError(
+                    f"{type(self).__name__}: in step_mode 's' {label} has shape [N, *]; this one "
+                    "is a single number"
+                )
         steps = tuple(x.unsqueeze(0) if isinstance(x, Tensor) else x for x in inputs)
         return self._advance(steps, ()).squeeze(0)
 
     def _advance(self, inputs: tuple[Tensor, ...], sequences: tuple[str, ...]) -> Tensor:
         memories = self._memories
-        state = None if self._at_rest else {name: memories[name] for name in self.states}
+        state = {name: memories[name] for name in self.states if name not in self._resting}
         outputs, following = self.functional(*inputs, state=state, sequences=sequences)
         memories.update(following)
-        self.__dict__["_at_rest"] = False
+        self._resting.clear()
         return outputs
 
     def extra_repr(self) -> str:
@@ -389,68 +493,18 @@ class Neuron(BaseNode):
         shown: dict[str, Any] = {}
         for name in (*self.parameter_names, *self.learnable):
             value = self._current(name)
-            if not isinstance(value, Tensor):
-                shown[name] = value
-            else:
-                shown[name] = f"tensor{list(value.shape)}"
+            if value is not None or name not in self.learnable:
+                shown[name] = f"tensor{list(value.shape)}" if isinstance(value, Tensor) else value
         shown |= {flag: getattr(self, flag) for flag in self.flags if flag != "hard_reset"}
         shown |= {
             "detach_reset": self.detach_reset,
             "step_mode": self.step_mode,
             "backend": self.backend,
         }
-        hidden = [name for name in self.learnable if shown.get(name) is None]
-        return ", ".join(f"{name}={value}" for name, value in shown.items() if name not in hidden)
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
-class _Namespace:
-    """Parameters as the prelude sees them: 0-dim float64 for numbers, compute dtype for tensors."""
-
-    def __init__(self, node: Neuron, dtype: torch.dtype, device: torch.device) -> None:
-        self._node, self._dtype, self._device = node, dtype, device
-        self._exponentials: dict[str, Tensor] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        node = self._node
-        if name in node.flags:
-            return bool(getattr(node, name))
-        value = node._current(name)
-        if isinstance(value, Tensor):
-            value = value.to(self._dtype) if value.dim() else value.to(self._dtype).reshape(1)
-            entry = node.learnable.get(name)
-            return value if entry is None else _TRANSFORMS[entry.transform](value, entry.bounds)
-        if value is None:
-            return math.nan
-        return torch.tensor(value, dtype=torch.float64, device=self._device)
-
-    # No name of a spec ends in an underscore, so these collide with no parameter.
-
-    def number_(self, value: float) -> Tensor:
-        """A literal of a prelude."""
-        return torch.tensor(value, dtype=torch.float64, device=self._device)
-
-    def element_(self, name: str, row: int, column: int) -> Tensor:
-        """An element of exp(matrix), in float64; the exponential is taken once a call."""
-        if name not in self._exponentials:
-            entries = [e for entries in self._node.matrices[name](self) for e in entries]
-            wide = torch.broadcast_tensors(
-                *(torch.as_tensor(e, dtype=torch.float64, device=self._device) for e in entries)
-            )
-            size = math.isqrt(len(entries))
-            stacked = torch.stack(wide, -1).unflatten(-1, (size, size))
-            self._exponentials[name] = torch.linalg.matrix_exp(stacked)
-        return self._exponentials[name][..., row, column]
-
-
-def _sigmoid_between(value: Tensor, bounds: tuple[float, float] | None) -> Tensor:
-    low, high = bounds or (0.0, 1.0)
-    return low + (high - low) * torch.sigmoid(value)
-
-
-_TRANSFORMS = {
-    "identity": lambda value, bounds: value,
-    "sigmoid": _sigmoid_between,
-    "softplus": lambda value, bounds: torch.nn.functional.softplus(value) + (bounds or (0.0,))[0],
-    "exp": lambda value, bounds: torch.exp(value),
-    "clamp": lambda value, bounds: torch.clamp(value, *bounds),
-}
+def _broadcasts(shape: torch.Size, step: torch.Size) -> bool:
+    """Whether a tensor of `shape` can be read as one of shape `step`."""
+    pairs = zip(reversed(shape), reversed(step), strict=False)
+    return len(shape) <= len(step) and all(size in (1, wanted) for size, wanted in pairs)

@@ -74,7 +74,7 @@ class Namespace:
                 *(torch.as_tensor(e, dtype=torch.float64, device=self._device) for e in entries)
             )  # type: ignore[no-untyped-call]
             size = math.isqrt(len(entries))
-            stacked = torch.stack(wide, -1).unflatten(-1, (size, size))
+            stacked = torch.stack(wide, -1).reshape(*wide[0].shape, size, size)
             self._exponentials[name] = torch.linalg.matrix_exp(stacked)
         return self._exponentials[name][..., row, column]
 

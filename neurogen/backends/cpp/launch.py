@@ -7,7 +7,6 @@ the spec compiler.
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,10 +16,11 @@ from torch import Tensor
 
 from neurogen.backends import toolchain
 from neurogen.runtime.abi import Kernels, Variant
-from neurogen.runtime.backend import warn_once
+from neurogen.runtime.backend import forked, warn_once
 
-LANES = 256  # neurons of a block; neurogen/cpu.h has the same
-SCRATCH_BYTES = 64 * 1024  # recomputed states of a block, to stay in the second-level cache
+LANES = 512  # neurons of a block; neurogen/cpu.h has the same
+SCRATCH_BYTES = 128 * 1024  # recomputed states of a block, to stay in the second-level cache
+STREAM_BYTES = 12 * 1024 * 1024  # results from here on are written past the caches
 GRAIN = 32 * 1024  # neuron-steps below which a second thread costs more than it does
 
 
@@ -31,7 +31,7 @@ def missing(device: str | None = None) -> str:
     """Why this backend cannot run, empty if it can."""
     if device not in (None, "cpu"):
         return f"it runs on the CPU, the input is on {device}."
-    return "" if toolchain.compiler() else toolchain.INSTALL
+    return toolchain.unusable()
 
 
 def checkpoint_every(variant: Variant, states: int) -> int:
@@ -42,9 +42,14 @@ def checkpoint_every(variant: Variant, states: int) -> int:
 
 def threads(work: int) -> int:
     """Threads for so many neuron-steps; one in a forked child, whose OpenMP pool is gone."""
-    if _forked or work <= GRAIN:
+    if forked() or work <= GRAIN:
         return 1
     return min(torch.get_num_threads(), -(-work // GRAIN))
+
+
+def streams(size: int) -> bool:
+    """Whether results of so many bytes exceed what a following consumer finds in the cache."""
+    return size >= STREAM_BYTES
 
 
 def forward(
@@ -97,20 +102,6 @@ def library(kernels: Kernels, variant: Variant) -> ctypes.CDLL:
         getattr(loaded, name).argtypes = [ctypes.c_void_p, ctypes.c_int64][: 1 + ("sum" in name)]
     _check_thread_pools()
     return loaded
-
-
-# -- threads --------------------------------------------------------------------------------------
-
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked  # noqa: PLW0603 - set once, in a child
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @cache

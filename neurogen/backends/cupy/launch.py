@@ -51,7 +51,7 @@ def emulated() -> Iterator[None]:
 def missing(device: str | None = None) -> str:
     """Why this backend cannot run, empty if it can."""
     if _emulating:
-        return "" if toolchain.compiler() else toolchain.INSTALL
+        return toolchain.unusable()
     if device not in (None, "cuda"):
         return f"it runs on CUDA devices, the input is on {device}."
     if not torch.cuda.is_available():
@@ -77,6 +77,11 @@ def checkpoint_every(variant: Variant, states: int) -> int:
 def threads(work: int) -> int:
     """Threads are the grid's business."""
     return 1
+
+
+def streams(size: int) -> bool:
+    """A GPU's caches are its own business."""
+    return False
 
 
 def forward(
@@ -152,7 +157,6 @@ def _module(kernels: Kernels, variant: Variant, device: int) -> Any:
     )
 
 
-@cache
 def surrogate_folder(surrogate: str) -> Path:
     """A folder of the cache in which `neurogen/surrogate.h` is this surrogate's text."""
     digest = hashlib.sha256(surrogate.encode()).hexdigest()[:32]

@@ -149,7 +149,7 @@ def _surrogate(model: Model) -> tuple[str, str, str]:
             class_name, f"{class_name}Function".lower(), declared.primitive.expression,
             declared.parameters, f"The surrogate that the spec {model.spec.name} declares.",
         )  # fmt: skip
-        return text.rstrip("\n"), f"{class_name}()", "Surrogate"
+        return text.rstrip("\n"), f"{class_name}()", "Surrogate, function_form"
     class_name = TABLE[declared.name or "sigmoid"].class_name
     given = ", ".join(f"{name}={_default(value)}" for name, value in declared.parameters)
     return "", f"{class_name}({given})", f"{class_name}, Surrogate"

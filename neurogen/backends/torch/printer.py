@@ -24,11 +24,11 @@ _ATOM = ATOM + 10
 
 #: torch functions with the meaning of the language; all others are neurogen.runtime.functions.
 _TORCH = frozenset(
-    ("exp", "log", "log1p", "expm1", "sqrt", "sin", "cos", "tanh", "sigmoid", "erf", "atan",
+    ("exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "erf", "atan",
      "abs", "relu", "floor", "round")
 )  # fmt: skip
 #: Operators whose derivative can be infinite or undefined where they are not taken.
-_SINGULAR = frozenset(("/", "log", "log1p", "exp", "expm1", "sqrt", "**"))
+_SINGULAR = frozenset(("/", "log", "log1p", "exp", "expm1", "**"))
 
 RESERVED = frozenset(("torch", "fn", "p", "u", "surrogate", "self", "Neuron", "Constant", "None"))
 

@@ -6,6 +6,8 @@ Separate from the table, which is generated: these classes are the hand-written 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -16,15 +18,29 @@ class _Fire(torch.autograd.Function):
     """1 where the condition holds; backwards the slope at u."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, condition: Tensor, surrogate: Surrogate) -> Tensor:
+    def forward(
+        ctx: Any, u: Tensor, condition: Tensor, cls: type[Surrogate], shape: tuple[float, ...]
+    ) -> Tensor:
         ctx.save_for_backward(u)
-        ctx.surrogate = surrogate
+        ctx.cls, ctx.shape = cls, shape
         return condition.to(u.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (u,) = ctx.saved_tensors
-        return gradients[0] * ctx.surrogate.gradient(u), None, None
+        return _applied(ctx.cls.slope, u, ctx.shape, gradients[0]), None, None, None
+
+
+def _applied(
+    function: Callable[..., Tensor], u: Tensor, shape: tuple[float, ...], factor: Tensor | None
+) -> Tensor:
+    """A primitive or slope in at least float32, times a factor, in the dtype of u.
+
+    Shape parameters become tensors: a Python number would make torch.where choose its own dtype.
+    """
+    wide = u.float() if u.itemsize < 4 else u
+    value = function(wide, *(torch.full((), p, dtype=wide.dtype, device=u.device) for p in shape))
+    return (value if factor is None else factor.to(wide.dtype) * value).to(u.dtype)
 
 
 class Surrogate(nn.Module):
@@ -41,6 +57,12 @@ class Surrogate(nn.Module):
     shape: ClassVar[tuple[str, ...]] = ()
     kernel: ClassVar[str] = ""
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """A subclass with other functions does not have its parent's kernel."""
+        super().__init_subclass__(**keywords)
+        if "kernel" not in cls.__dict__ and not _FUNCTIONS.isdisjoint(cls.__dict__):
+            cls.kernel = ""
+
     def __init__(self, spiking: bool = True, **shape: float) -> None:
         super().__init__()
         self.spiking = bool(spiking)
@@ -49,9 +71,13 @@ class Surrogate(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in type(self).shape:
-            if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+            if isinstance(value, bool) or not isinstance(value, Real | Tensor):
                 raise TypeError(
                     f"{type(self).__name__}.{name} is a number, not {type(value).__name__}"
+                )
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(
+                    f"{type(self).__name__}.{name} is one number, not {value.numel()} of them"
                 )
             value = float(value)
             if not math.isfinite(value):
@@ -64,24 +90,20 @@ class Surrogate(nn.Module):
         return tuple(getattr(self, name) for name in type(self).shape)
 
     @staticmethod
-    def primitive(u: Tensor, *shape: float) -> Tensor:
+    def primitive(u: Tensor, *shape: Any, **keywords: Any) -> Tensor:
         """The smooth step S(u)."""
         raise TypeError("Surrogate is abstract; use one of neurogen.nn.surrogate")
 
     @staticmethod
-    def slope(u: Tensor, *shape: float) -> Tensor:
+    def slope(u: Tensor, *shape: Any, **keywords: Any) -> Tensor:
         """Its derivative dS/du."""
         raise TypeError("Surrogate is abstract; use one of neurogen.nn.surrogate")
-
-    def gradient(self, u: Tensor) -> Tensor:
-        """dS/du with the shape parameters of this module."""
-        return type(self).slope(u, *self.arguments)
 
     def fire(self, u: Tensor, condition: Tensor) -> Tensor:
         """The spike of a neuron: `condition` is the comparison as written, u its distance."""
         if not self.spiking:
-            return type(self).primitive(u, *self.arguments)
-        spike: Tensor = _Fire.apply(u, condition, self)
+            return _applied(type(self).primitive, u, self.arguments, None)
+        spike: Tensor = _Fire.apply(u, condition, type(self), self.arguments)  # type: ignore[no-untyped-call]
         return spike
 
     def forward(self, u: Tensor) -> Tensor:
@@ -98,20 +120,25 @@ class Surrogate(nn.Module):
         return ", ".join([*shown, f"spiking={self.spiking}"])
 
 
+#: What a subclass may define in Python, and its kernel would not know of.
+_FUNCTIONS = frozenset(("primitive", "slope", "fire", "forward"))
+
+
 def function_form(cls: type[Surrogate]) -> type[torch.autograd.Function]:
     """`sigmoid.apply(x, alpha)`: the same surrogate as a `torch.autograd.Function`."""
 
     def forward(ctx: Any, u: Tensor, *shape: float) -> Tensor:
         if len(shape) > len(cls.shape):
             raise TypeError(f"{cls.__name__} has {len(cls.shape)} shape parameters: {cls.shape}")
-        module = cls(**dict(zip(cls.shape, shape, strict=False)))
         ctx.save_for_backward(u)
-        ctx.surrogate, ctx.given = module, len(shape)
+        named: dict[str, Any] = dict(zip(cls.shape, shape, strict=False))
+        ctx.shape = cls(**named).arguments
+        ctx.given = len(shape)
         return (u >= 0).to(u.dtype)
 
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (u,) = ctx.saved_tensors
-        return gradients[0] * ctx.surrogate.gradient(u), *([None] * ctx.given)
+        return _applied(cls.slope, u, ctx.shape, gradients[0]), *([None] * ctx.given)
 
     return type(
         cls.__name__.lower(),

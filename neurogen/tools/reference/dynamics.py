@@ -145,7 +145,7 @@ class Dynamics:
             for j in states
         ]
         spread: list[Tensor] = list(torch.broadcast_tensors(*entries))  # type: ignore[no-untyped-call]
-        a = torch.stack(spread, -1).unflatten(-1, (n, n))
+        a = torch.stack(spread, -1).reshape(*spread[0].shape, n, n)
         top = torch.cat([a, torch.eye(n, dtype=a.dtype).expand_as(a)], -1)
         augmented = torch.cat([top, torch.zeros_like(top)], -2)
         moved = torch.linalg.matrix_exp(augmented * value(DT).double()[..., None, None])
@@ -183,9 +183,7 @@ class _Linear:
                 inner = self.coefficients(node.operand)
                 return {state: ast.UnaryOp(node.op, c) for state, c in inner.items()}
             case ast.BinOp(op=ast.Add() | ast.Sub()):
-                return self._join(
-                    node.left, node.right, lambda a, b: ast.BinOp(a, node.op, b)
-                )
+                return self._join(node.left, node.right, lambda a, b: ast.BinOp(a, node.op, b))
             case ast.BinOp(op=ast.Mult()) if self._constant(node.left):
                 inner = self.coefficients(node.right)
                 return {state: ast.BinOp(node.left, node.op, c) for state, c in inner.items()}
@@ -193,9 +191,7 @@ class _Linear:
                 inner = self.coefficients(node.left)
                 return {state: ast.BinOp(c, node.op, node.right) for state, c in inner.items()}
             case ast.IfExp() if self._constant(node.test):
-                return self._join(
-                    node.body, node.orelse, lambda a, b: ast.IfExp(node.test, a, b)
-                )
+                return self._join(node.body, node.orelse, lambda a, b: ast.IfExp(node.test, a, b))
         raise ValueError(f"not linear with constant coefficients: {ast.unparse(node)}")
 
     def _constant(self, node: ast.expr) -> bool:
@@ -222,7 +218,9 @@ def _reachable(matrix: Mapping[str, Mapping[str, object]]) -> dict[str, set[str]
     """Return state -> the states that it depends on within a step, itself among them."""
     reach = {state: {state, *row} for state, row in matrix.items()}
     for _ in matrix:
-        reach = {state: set().union(*(reach[other] for other in row)) for state, row in reach.items()}
+        reach = {
+            state: set().union(*(reach[other] for other in row)) for state, row in reach.items()
+        }
     return reach
 
 

@@ -45,7 +45,9 @@ class Responses:
 
     def values(self) -> dict[str, Tensor]:
         """Return "kernel(source)" -> response: this step's inputs are recorded, its spike not."""
-        return {f"{kernel}({source})": self._response(kernel, source) for kernel, source in self.calls}
+        return {
+            f"{kernel}({source})": self._response(kernel, source) for kernel, source in self.calls
+        }
 
     def _response(self, kernel: str, source: str) -> Tensor:
         past = self.past[source]

@@ -1,4 +1,4 @@
-"""The steps of a neuron as its spec says: let, charge, fire, reset, output, one after the other.
+"""The steps of a neuron as its spec says: dynamics, let, charge, fire, reset, output, in turn.
 
 In: the YAML text of a (valid) spec and the arguments a node's constructor would get, then inputs.
 Out: outputs, states and every decision taken. Separate from `equations`, which evaluates.
@@ -7,7 +7,6 @@ Out: outputs, states and every decision taken. Separate from `equations`, which 
 from __future__ import annotations
 
 import ast
-import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,25 +16,27 @@ import torch
 import yaml
 from torch import Tensor
 
-from neurogen.tools.reference.curves import CURVES, Curve, Decide
-from neurogen.tools.reference.equations import (
-    FUNCTIONS,
-    TRANSFORMS,
-    Decisions,
-    Prelude,
-    Step,
-    apply,
-    names_in,
-    parse,
+from neurogen.tools.reference.dynamics import Dynamics
+from neurogen.tools.reference.equations import Decisions, Prelude, Step
+from neurogen.tools.reference.kernels import Responses
+from neurogen.tools.reference.reading import (
+    long_form,
+    read_curve,
+    read_fire,
+    read_flag,
+    read_number,
 )
+from neurogen.tools.reference.syntax import FUNCTIONS, TRANSFORMS, apply, names_in, parse
 
 KEYS = {
     *("name", "summary", "reference", "doc", "expect"),
     *("states", "inputs", "parameters", "learnable", "flags", "dt"),
-    *("let", "charge", "fire", "reset", "output", "surrogate"),
+    *("let", "kernels", "dynamics", "scheme", "charge", "noise"),
+    *("fire", "reset", "output", "surrogate"),
 }
-NOT_YET = {"dynamics", "scheme", "kernels", "noise"}
+EQUATIONS = ("states", "learnable", "let", "charge", "fire", "reset", "output")
 RESETS = {"hard": "spike*v_reset + (1 - spike)*v", "soft": "v - spike*v_threshold"}
+ROOT_OF_DT = ast.parse("sqrt(dt)", mode="eval").body
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,8 @@ class Reference:
         surrogate: A name, (name, parameters) or a function S(u); None is the spec's, or sigmoid.
         detach_reset: Whether no gradient flows through `spike` inside `reset`.
         arguments: What the node's constructor takes: parameters, `v_threshold`, `v_reset` (floats
-            or tensors, `v_reset` also None) and flags (bool); and the raw value, a tensor, of each
+            or tensors, `v_reset` also None), `dt` where it matters (an equation names it, or there
+            are dynamics or kernels) and flags (bool); and the raw value, a tensor, of each
             learnable that an equation of this variant uses. `per` channel expects [C], per neuron
             [*], per step [T]; any other tensor broadcasts to [N, *]. Gradients flow to tensors that
             require them.
@@ -80,12 +82,14 @@ class Reference:
         **arguments: float | Tensor | None,
     ) -> None:
         spec = yaml.load(text, Loader=yaml.BaseLoader)
-        if not isinstance(spec, dict) or spec.keys() - KEYS - NOT_YET:
+        if not isinstance(spec, dict) or spec.keys() - KEYS:
             raise ValueError("not a spec that is understood")
-        if not_yet := spec.keys() & NOT_YET or {"charge"} - spec.keys():
-            raise ValueError(f"not yet: {sorted(not_yet)}")
+        if not spec.keys() & {"charge", "dynamics"}:
+            raise ValueError("neither charge nor dynamics")
         self.detach_reset = detach_reset
-        self.curve = _curve(spec.get("surrogate", "sigmoid") if surrogate is None else surrogate)
+        self.curve = read_curve(
+            spec.get("surrogate", "sigmoid") if surrogate is None else surrogate
+        )
         self._read_constants(spec, dict(arguments))
         self._read_step(spec)
 
@@ -93,18 +97,19 @@ class Reference:
         """Collect what keeps its value for a run: flags, parameters, learnables, thresholds."""
         self.flags: dict[str, bool] = {}
         for name, short in spec.get("flags", {}).items():
-            self.flags[name] = given.pop(name, _flag(_entry(short, "default", "doc")["default"]))
+            default = long_form(short, "default", "doc")["default"]
+            self.flags[name] = given.pop(name, read_flag(default))
             if not isinstance(self.flags[name], bool):
                 raise ValueError(f"flag {name} is True or False, not {self.flags[name]!r}")
         self.values: dict[str, Any] = {"v_threshold": 1.0, "v_reset": 0.0}
         self.per: dict[str, str] = {}
         for name, short in spec.get("parameters", {}).items():
-            entry = _entry(short, "default", "where unit doc per")
-            self.values[name] = _number(entry["default"])
+            entry = long_form(short, "default", "where unit doc per")
+            self.values[name] = read_number(entry["default"])
             self.per[name] = entry.get("per", "layer")
         self.definitions: dict[str, ast.expr] = {}  # constants that follow from others
         for name, short in spec.get("learnable", {}).items():
-            entry = _entry(short, "init", "per transform bounds where unit doc")
+            entry = long_form(short, "init", "per transform bounds where unit doc")
             raw = f"raw value of {name}, a tensor"
             self.values.pop(name, None)  # v_threshold can be learnable, too
             if isinstance(value := given.pop(name, None), Tensor):
@@ -115,71 +120,124 @@ class Reference:
             bounds = [parse(bound, self.flags) for bound in entry.get("bounds", ())]
             transform = entry.get("transform", "identity")
             self.definitions[name] = apply(TRANSFORMS[transform], [ast.Name(raw), *bounds])
+        if "dt" in {*self.values, *self.definitions}:
+            raise ValueError("dt is the time step, not a parameter")
+        dt = read_number(spec.get("dt", "1.0"))
+        equations = " ".join(str(spec.get(key)) for key in EQUATIONS)
+        if spec.keys() & {"dynamics", "kernels"} or re.search(r"\bdt\b", equations):
+            self.values["dt"] = dt
         for name, value in given.items():
             number = isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
             if name not in self.values or not (number or (name == "v_reset" and value is None)):
                 raise ValueError(f"not an argument of this neuron: {name}={value!r}")
             self.values[name] = value
-        self.values["dt"] = _number(spec.get("dt", "1.0"))
+        self.values.setdefault("dt", dt)
 
     def _read_step(self, spec: dict[str, Any]) -> None:
-        """Collect what happens in a step: assignments, fire, reset, output."""
+        """Collect what happens in a step: dynamics, assignments, fire, reset, output."""
         self.inputs: list[str] = spec.get("inputs", ["x"])
-        states = {
-            name: _entry(entry, "init", "integer")["init"]
-            for name, entry in spec.get("states", {"v": "v_rest"}).items()
-        }
-        self.integers = {  # counters, through which no gradient flows
-            name
-            for name, entry in spec.get("states", {}).items()
-            if isinstance(entry, dict) and _flag(entry.get("integer", "false"))
-        }
-        fire = _entry(spec.get("fire", "v >= v_threshold"), "when", "if kind levels")
-        if fire.get("kind", "binary") != "binary":
-            raise ValueError("not yet: a fire that is not binary")
-        reset = spec.get("reset", "auto")
-        resets, mode = ({}, reset) if isinstance(reset, str) else (dict(reset), "auto")
+        self.initial: dict[str, ast.expr | None] = {}
+        self.integers: set[str] = set()  # counters, through which no gradient flows
+        for name, short in spec.get("states", {"v": "v_rest"}).items():
+            entry = long_form(short, "init", "integer")
+            init = entry["init"]
+            self.initial[name] = None if isinstance(init, dict) else parse(init, self.flags)
+            if read_flag(entry.get("integer", "false")):
+                self.integers.add(name)
+        self.kernels = {name: parse(h, self.flags) for name, h in spec.get("kernels", {}).items()}
+        self.noise: dict[str, str] = spec.get("noise", {})
+        self.fire = read_fire(spec.get("fire", "v >= v_threshold"), self._parse)
+        self._read_resets(spec.get("reset", "auto"))
+        let, charge = spec.get("let", {}), spec.get("charge", {})
+        charge = charge if isinstance(charge, dict) else {"v": charge}
+        taken = {"spike", *self.inputs, *self.initial, *self.flags, *self.constants(), *FUNCTIONS}
+        for name in (*self.noise, *self.kernels, *let, *(charge.keys() - self.initial.keys())):
+            if name in taken:
+                raise ValueError(f"{name!r} is assigned, and something else already")
+            taken.add(name)
+        self.lets, self.charges = self._read_assignments(let), self._read_assignments(charge)
+        self.output = self._parse(spec.get("output", "spike"))
+        slopes: dict[str, ast.expr] = {}
+        self.dynamics = None
+        if spec.keys() & {"dynamics", "scheme"}:
+            equations = spec.get("dynamics")
+            if not isinstance(equations, dict):
+                raise ValueError(f"dynamics are state: dx/dt, not {equations!r}")
+            slopes = {name: self._parse(text) for name, text in equations.items()}
+            if not slopes or slopes.keys() - (self.initial.keys() - self.integers):
+                raise ValueError(f"dynamics are of states: {sorted(slopes)}")
+            self.dynamics = Dynamics(spec.get("scheme"), slopes, self.lets, self.constants())
+        self._look_around(slopes)
+
+    def constants(self) -> set[str]:
+        """Return the names of all that keeps its value for a run."""
+        return {*self.values, *self.definitions}
+
+    def _parse(self, text: object) -> ast.expr:
+        """Parse an equation of the step, in which kernels can be called."""
+        return parse(text, self.flags, self.kernels)
+
+    def _read_assignments(self, texts: Mapping[str, object]) -> list[tuple[str, ast.expr]]:
+        """Return the assignments in order; temporaries that are constants become definitions."""
+        assignments = []
+        for name, text in texts.items():
+            tree = self._parse(text)
+            if name not in self.initial and names_in(tree) <= self.constants():
+                self.definitions[name] = tree
+            else:
+                assignments.append((name, tree))
+        return assignments
+
+    def _read_resets(self, reset: object) -> None:
+        """Find the equations of the reset, and with its mode what `v_reset` and `v_rest` are."""
+        resets, mode = (dict(reset), "auto") if isinstance(reset, dict) else ({}, reset)
         v_reset = self.values.get("v_reset", 0.0)
         if mode == "auto":
             mode = "as written" if "v" in resets else "soft" if v_reset is None else "hard"
         if mode not in ("as written", "none", *RESETS) or (v_reset is None and mode != "soft"):
             raise ValueError(f"not a reset: {reset!r} with v_reset={v_reset!r}")
-        if mode in RESETS and "v" in states and fire["when"] != "none":
-            resets["v"] = RESETS[mode]
+        if mode in RESETS and "v" in self.initial and self.fire is not None:
+            resets["v"] = RESETS[str(mode)]
         if mode == "soft":
             self.values.pop("v_reset", None)
             self.values["v_rest"] = 0.0
         else:
             self.definitions["v_rest"] = ast.Name("v_reset")
-
-        taken = {"spike", *self.inputs, *states, *self.flags, *self.values, *self.definitions}
-        charge = spec["charge"] if isinstance(spec["charge"], dict) else {"v": spec["charge"]}
-        self.assignments: list[tuple[str, ast.expr]] = []
-        let = spec.get("let", {})
-        for name, text in (*let.items(), *charge.items()):
-            if name in (taken | FUNCTIONS) - (states.keys() - let.keys()):
-                raise ValueError(f"{name!r} is assigned, and something else already")
-            taken.add(name)
-            tree = parse(text, self.flags)
-            if name not in states and names_in(tree) <= {*self.values, *self.definitions}:
-                self.definitions[name] = tree
-            else:
-                self.assignments.append((name, tree))
-        self.fire = None if fire["when"] == "none" else parse(fire["when"], self.flags)
-        self.guard = parse(fire["if"], self.flags) if "if" in fire else None
-        self.resets = {name: parse(text, self.flags) for name, text in resets.items()}
-        if self.resets.keys() - states.keys():
+        self.resets = {name: self._parse(text) for name, text in resets.items()}
+        if self.resets.keys() - self.initial.keys():
             raise ValueError(f"reset of what is no state: {sorted(self.resets)}")
-        self.output = parse(spec.get("output", "spike"), self.flags)
-        self.initial: dict[str, ast.expr | None] = {
-            name: None if isinstance(init, dict) else parse(init, self.flags)
-            for name, init in states.items()
-        }
-        trees = [*dict(self.assignments).values(), *self.resets.values(), self.output]
-        trees += [tree for tree in (self.fire, self.guard) if tree is not None]
-        self.remembers = any("prev(spike)" in ast.unparse(tree) for tree in trees)
-        if self.remembers and self.fire is None:
-            raise ValueError("prev(spike) of a neuron that never fires")
+
+    def _look_around(self, slopes: Mapping[str, ast.expr]) -> None:
+        """Find what has to be remembered: spikes, and whatever kernels are called on."""
+        noisy = [*slopes.values(), *(tree for _, tree in self.charges)]
+        quiet = [*(tree for _, tree in self.lets), *self.resets.values(), self.output]
+        if self.fire is not None:
+            quiet += [self.fire.when, *([self.fire.guard] if self.fire.guard is not None else [])]
+        if any(names_in(tree) & self.noise.keys() for tree in quiet):
+            raise ValueError("noise is for charge and dynamics")
+        stirred = any(names_in(tree) & self.noise.keys() for tree in slopes.values())
+        if stirred and self.dynamics is not None and self.dynamics.scheme != "euler":
+            raise ValueError(f"noise in dynamics needs euler, not {self.dynamics.scheme}")
+        if any(kind != "normal" for kind in self.noise.values()):
+            raise ValueError(f"noise is normal, not {self.noise}")
+        if self.kernels and "s" in self.constants():
+            raise ValueError("s is the time since an event")
+        calls = [node for tree in noisy + quiet for node in ast.walk(tree)]
+        self.calls: set[tuple[str, str]] = set()
+        self.remembers = False
+        for node in calls:
+            match node:
+                case ast.Call(func=ast.Name(id="prev"), args=[ast.Name(id="spike")]):
+                    self.remembers = True
+                case ast.Call(func=ast.Name(id=name), args=[ast.Name(id=source)]) if (
+                    name in self.kernels
+                ):
+                    if source not in (*self.inputs, "spike"):
+                        raise ValueError(f"a kernel is for an input or spike: {name}({source})")
+                    self.calls.add((name, source))
+        listens = self.remembers or any(source == "spike" for _, source in self.calls)
+        if listens and self.fire is None:
+            raise ValueError("past spikes of a neuron that never fires")
 
     def run(
         self,
@@ -187,6 +245,7 @@ class Reference:
         state: Mapping[str, Tensor | None] | None = None,
         *,
         dtype: torch.dtype,
+        noise: Mapping[str, Tensor] | None = None,
         forced: Sequence[Tensor] | None = None,
         spiking: bool = True,
     ) -> Run:
@@ -194,16 +253,23 @@ class Reference:
 
         Args:
             inputs: One tensor [T, N, *] or as many as the spec has inputs, on the CPU.
-            state: State name -> [N, *]; None or left out: the spec's initial value.
+            state: State name -> [N, *]; None or left out: the spec's initial value. What kernels
+                remember cannot be given: each run starts from silence.
             dtype: Compute dtype, float32 or float64; everything is cast to it first.
+            noise: Name -> [T, N, *], the normal numbers to use, of each name in the spec's `noise`.
             forced: The `decisions` of another run of this neuron on inputs of the same shape:
                 each comparison then has that outcome, whatever the numbers say.
-            spiking: False makes the forward pass smooth: a spike is S(u), so that the surrogate's
-                gradient is the exact gradient.
+            spiking: False makes the forward pass smooth: a spike is S(u), or the quotient that is
+                not rounded, so that the surrogate's gradient is the exact gradient.
         """
         inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         if len(inputs) != len(self.inputs):
             raise ValueError(f"{len(inputs)} inputs given, the neuron has {self.inputs}")
+        noise = dict(noise or {})
+        if noise.keys() != self.noise.keys() or any(
+            len(n) != len(inputs[0]) for n in noise.values()
+        ):
+            raise ValueError(f"numbers for each step of {list(self.noise)} are needed in `noise`")
         shapes = [x.shape[1:] for x in inputs]
         shape: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
         decisions = Decisions(forced)
@@ -213,27 +279,20 @@ class Reference:
         }
         prelude = Prelude({**constants, **self.definitions}, decisions)
         step = Step(prelude, len(shape), dtype, self.curve, spiking)
-
-        given = dict(state or {})
-        now: dict[str, Tensor] = {}
-        for name, init in self.initial.items():
-            if (value := given.pop(name, None)) is not None:
-                now[name] = value.to(dtype).broadcast_to(shape)
-            elif init is not None:
-                now[name] = step.value(init).broadcast_to(shape)
-            else:
-                raise ValueError(f"the initial value of {name} is random: give it in `state`")
-        if self.remembers:
-            last = given.pop("spike", None)
-            last = torch.zeros((), dtype=dtype) if last is None else last.to(dtype)
-            now["spike"] = last.broadcast_to(shape)
-        if given:
-            raise ValueError(f"not states of this neuron: {sorted(given)}")
+        now = self._first(step, dict(state or {}), shape)
+        responses = Responses(self.kernels, self.calls, step)
+        evolve = None if self.dynamics is None else self.dynamics.start(step)
 
         outputs: list[Tensor] = []
         sequences: dict[str, list[Tensor]] = {name: [] for name in self.initial}
-        for step.t, xs in enumerate(zip(*(x.to(dtype).unbind(0) for x in inputs), strict=True)):
-            output, now = self._advance(step, dict(zip(self.inputs, xs, strict=True)), now, shape)
+        names = (*self.inputs, *noise)
+        given = [x.to(dtype).unbind(0) for x in (*inputs, *noise.values())]
+        for step.t, values in enumerate(zip(*given, strict=True)):
+            outer = dict(zip(names, values, strict=True))
+            responses.record(outer)
+            step.start, step.names = now, {**outer, **responses.values()}
+            output, now = self._advance(step, evolve, shape)
+            responses.record({k: v for k, v in step.names.items() if k == "spike"})
             outputs.append(output)
             for name, sequence in sequences.items():
                 sequence.append(now[name])
@@ -242,17 +301,41 @@ class Reference:
         stacked = {name: torch.stack(sequence) for name, sequence in sequences.items()}
         return Run(torch.stack(outputs), stacked, now, decisions.taken)
 
+    def _first(
+        self, step: Step, given: dict[str, Tensor | None], shape: torch.Size
+    ) -> dict[str, Tensor]:
+        """Return the states before the first step."""
+        now: dict[str, Tensor] = {}
+        for name, init in self.initial.items():
+            if (value := given.pop(name, None)) is not None:
+                now[name] = value.to(step.dtype).broadcast_to(shape)
+            elif init is not None:
+                now[name] = step.value(init).broadcast_to(shape)
+            else:
+                raise ValueError(f"the initial value of {name} is random: give it in `state`")
+        if self.remembers:
+            last = given.pop("spike", None)
+            last = torch.zeros((), dtype=step.dtype) if last is None else last.to(step.dtype)
+            now["spike"] = last.broadcast_to(shape)
+        if given:
+            raise ValueError(f"not states of this neuron: {sorted(given)}")
+        return now
+
     def _advance(
-        self, step: Step, inputs: dict[str, Tensor], state: dict[str, Tensor], shape: torch.Size
+        self, step: Step, evolve: Callable[[], dict[str, Tensor]] | None, shape: torch.Size
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step: let and charge in order, fire, reset all at once, output."""
-        step.start = state
-        step.names = {**inputs, **{name: state[name] for name in self.initial}}
-        for name, tree in self.assignments:
+        """One step: dynamics, let and charge in order, fire, reset all at once, output."""
+        step.names |= {name: step.start[name] for name in self.initial}
+        if evolve is not None:
+            held = step.names
+            scaled = {name: held[name] / step.value(ROOT_OF_DT) for name in self.noise}
+            step.names = {**held, **scaled}
+            step.names = {**held, **evolve()}
+        for name, tree in (*self.lets, *self.charges):
             value = step.value(tree)
             step.names[name] = value.detach() if name in self.integers else value
         if self.fire is not None:
-            step.names["spike"] = step.fire(self.fire, self.guard)
+            step.names["spike"] = step.fire(self.fire)
         charged = step.names
         if self.detach_reset and "spike" in charged:
             step.names = {**charged, "spike": charged["spike"].detach()}
@@ -284,65 +367,3 @@ def _constant(value: float | Tensor, per: str, ndim: int, dtype: torch.dtype) ->
         case "step":
             return value.reshape(-1, *(1,) * ndim)
     raise ValueError(f"not a way to share a parameter: per {per} with {ndim}-dimensional steps")
-
-
-def _entry(entry: object, key: str, others: str) -> dict[str, Any]:
-    """Return the long form of an entry: text becomes {key: text}; unknown keys are refused."""
-    entry = entry if isinstance(entry, dict) else {key: entry}
-    if unknown := entry.keys() - {key, *others.split()}:
-        raise ValueError(f"not understood: {sorted(unknown)}")
-    return entry
-
-
-def _autograd(primitive: Callable[[Tensor, Decide], Tensor]) -> Curve:
-    """Take the slope of a primitive S(u) from torch autograd."""
-
-    def curve(u: Tensor, decide: Decide) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            u = u.requires_grad_()
-            smooth = primitive(u, decide)
-            (slope,) = torch.autograd.grad(smooth.sum(), u)
-        return smooth.detach(), slope
-
-    return curve
-
-
-def _curve(choice: object) -> Curve:
-    """Make a curve of a name, a mapping as in a spec, (name, parameters) or a function S(u)."""
-    if callable(choice):
-        return _autograd(lambda u, _: choice(u))
-    if isinstance(choice, tuple):
-        name, given = choice
-    elif isinstance(choice, dict) and "primitive" in choice:
-        entry = _entry(choice, "primitive", "parameters")
-        tree = parse(entry["primitive"], {})
-        names: dict[str, Tensor | ast.expr] = {
-            key: parse(_entry(short, "default", "doc")["default"], {})
-            for key, short in entry.get("parameters", {}).items()
-        }
-        return _autograd(lambda u, decide: Prelude({**names, "u": u}, decide).value(tree))
-    elif isinstance(choice, dict):
-        name = choice.get("name")
-        given = {key: _number(text) for key, text in choice.items() if key != "name"}
-    else:
-        name, given = choice, {}
-    if name not in CURVES or given.keys() - CURVES[name][0].keys():
-        raise ValueError(f"not a surrogate: {name!r} with {sorted(given)}")
-    defaults, function_of = CURVES[name]
-    return functools.partial(function_of, **(defaults | given))
-
-
-def _number(text: object) -> float:
-    """Read a number from YAML text."""
-    if not isinstance(text, str) or not re.fullmatch(
-        r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text.strip()
-    ):
-        raise ValueError(f"not a number: {text!r}")
-    return float(text)
-
-
-def _flag(text: object) -> bool:
-    """Read true or false from YAML text."""
-    if text not in ("true", "false"):
-        raise ValueError(f"a flag is true or false, not {text!r}")
-    return text == "true"

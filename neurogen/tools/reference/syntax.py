@@ -44,6 +44,7 @@ class Substitute(ast.NodeTransformer):
         self.replacements = replacements
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
+        """Return what stands for the name."""
         return self.replacements.get(node.id, node)
 
 

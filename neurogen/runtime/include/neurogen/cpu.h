@@ -2,13 +2,17 @@
 // all time steps, and an operand as a block sees it.
 #pragma once
 
+#include <cstring>
 #include <new>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include "neurogen/kernel.h"
 
 namespace neurogen {
 
-constexpr int64_t LANES = 256;  // neurons of a block; fixed, so that no sum depends on the threads
+constexpr int64_t LANES = 512;  // neurons of a block; fixed, so that no sum depends on the threads
 
 // One operand over the neurons of a block: one value for all, or a value for each lane.
 template <typename real, bool uniform>
@@ -54,6 +58,46 @@ inline void add_block(real* block, const real* from, int64_t lanes) {
 template <typename T>
 inline T* offset(T* pointer, int64_t distance) {
   return pointer ? pointer + distance : nullptr;
+}
+
+// A row of results on its way to memory. Where the results exceed the cache (`streamed`) a row is
+// collected in the first-level cache and written past the caches, which saves reading what is
+// overwritten; else lanes are written in place, for a consumer that follows.
+template <typename Io>
+struct Row {
+  alignas(64) Io collected[LANES];
+  Io* to;
+  bool streamed;
+
+  Io* begin(Io* place, bool stream) {
+    to = place;
+    streamed = stream && reinterpret_cast<unsigned long long>(place) % 32 == 0;
+    return streamed ? collected : place;
+  }
+  void end(int64_t lanes) {
+    if (!streamed) return;
+    const int64_t bytes = lanes * int64_t(sizeof(Io));
+    char* const out = reinterpret_cast<char*>(to);
+    const char* const in = reinterpret_cast<const char*>(collected);
+    int64_t k = 0;
+#if defined(__AVX__)
+    for (; k + 32 <= bytes; k += 32)
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(out + k),
+                          _mm256_load_si256(reinterpret_cast<const __m256i*>(in + k)));
+#elif defined(__SSE2__)
+    for (; k + 16 <= bytes; k += 16)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(out + k),
+                       _mm_load_si128(reinterpret_cast<const __m128i*>(in + k)));
+#endif
+    std::memcpy(out + k, in + k, std::size_t(bytes - k));
+  }
+};
+
+// Makes streamed rows visible to whoever reads them next.
+inline void finish_rows() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 // A block's share in the gradient of a constant: one number where all neurons read the same

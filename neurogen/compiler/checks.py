@@ -1,0 +1,186 @@
+"""Checks of a spec that no equation of the step needs: surrogate, example, bounds, time step.
+
+In: the `Scope` of a spec. Out: mistakes in it. A new check is one function and one entry of
+`CHECKS`; mistakes in the names of equations are found by `scope.py`, where they are resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from neurogen.compiler.calculus import NotFiniteError
+from neurogen.compiler.expression import (
+    FUNCTIONS,
+    Apply,
+    Expression,
+    Name,
+    Number,
+    did_you_mean,
+    names,
+    walk,
+)
+from neurogen.compiler.program import Assign
+from neurogen.compiler.scope import Scope
+from neurogen.compiler.source import Path, printable
+from neurogen.compiler.surrogates import TABLE, compiled
+
+#: Names times operations, summed over the statements; the largest neurons of `specs/` need 1000.
+MAX_EFFORT = 10_000
+
+
+def check(scope: Scope) -> None:
+    """Run every check."""
+    for one in CHECKS:
+        one(scope)
+
+
+def effort(scope: Scope, statements: Iterable[Assign]) -> None:
+    """The step is small enough to be differentiated in a second or two."""
+    work = 0
+    for statement in statements:
+        expression = statement.expression
+        if isinstance(expression, Apply):
+            nested = 1 + _nested(expression) ** 2 // 64
+            work += len(names(expression)) * expression.size * nested
+    if work > MAX_EFFORT:
+        scope.add("NG008", ("charge",), "the equations are too large to differentiate",
+                  "use fewer states, shorter equations, functions that nest less",
+                  key=True, width=None)  # fmt: skip
+
+
+def _nested(node: Expression) -> int:
+    """How deep functions stand in one another."""
+    if not isinstance(node, Apply):
+        return 0
+    return (node.operator in FUNCTIONS) + max(_nested(argument) for argument in node.arguments)
+
+
+def time_step(scope: Scope) -> None:
+    """`dt` is positive."""
+    if scope.spec.dt is not None and scope.spec.dt <= 0:
+        scope.add("NG005", ("dt",), "the time step is positive", width=None)
+
+
+def bounds(scope: Scope) -> None:
+    """`bounds` and `transform` go together."""
+    for w in scope.spec.learnable:
+        if w.transform == "clamp" and w.bounds is None:
+            scope.add("NG004", ("learnable", w.name), "`transform: clamp` needs `bounds`",
+                      "bounds: [low, high]", key=True, width=None)  # fmt: skip
+        if w.bounds is not None and w.transform not in {"clamp", "sigmoid"}:
+            message = "`bounds` go with `transform: clamp` or `transform: sigmoid`"
+            scope.add("NG005", ("learnable", w.name, "bounds"), message)
+
+
+def levels(scope: Scope) -> None:
+    """`levels` go with `kind: multilevel`."""
+    fire = scope.spec.fire
+    if fire is not None and fire.levels is not None and fire.kind != "multilevel":
+        scope.add("NG005", ("fire", "levels"), "`levels` go with `kind: multilevel`", width=None)
+
+
+def reset_rule(scope: Scope) -> None:
+    """A rule that is written must have something to do."""
+    rule = scope.spec.reset.rule
+    if rule not in {"hard", "soft"}:
+        return
+    if not scope.may_fire:
+        scope.add("NG036", ("reset",), f"`reset: {rule}` of a neuron that never fires",
+                  "remove it", width=None)  # fmt: skip
+    elif not scope.is_state("v"):
+        scope.add("NG036", ("reset",), f"`reset: {rule}` resets v, which is no state here",
+                  "reset: {a: expression} resets a", width=None)  # fmt: skip
+
+
+def surrogate(scope: Scope) -> None:
+    """The surrogate is one of the table with its parameters, or a function of u and its own."""
+    declared = scope.spec.surrogate
+    given = [name for name, _ in declared.parameters]
+    if declared.primitive is not None:
+        _primitive(scope, given)
+        return
+    chosen = declared.name or ""
+    if chosen not in TABLE:
+        hint = did_you_mean(chosen, TABLE) or f"known are {', '.join(sorted(TABLE))}"
+        message = f"unknown surrogate '{printable(chosen)}'"
+        scope.add("NG012", ("surrogate", "name"), message, hint, width=None)
+    else:
+        known = [name for name, _ in TABLE[chosen].parameters]
+        for word in given:
+            if word not in known:
+                message = f"the surrogate {chosen} has no parameter '{printable(word)}'"
+                hint = did_you_mean(word, known) or f"it has {', '.join(known)}"
+                scope.add("NG012", ("surrogate", word), message, hint, key=True, width=None)
+
+
+def _primitive(scope: Scope, given: list[str]) -> None:
+    equation = scope.spec.surrogate.primitive
+    assert equation is not None
+    path: Path = ("surrogate", "primitive")
+    for node in walk(equation.expression):
+        if isinstance(node, Apply) and (node.operator in {"prev", "step"} | scope.kernels):
+            message, hint = f"{node.operator}() has no meaning here", "only u and parameters have"
+            scope.add("NG025", path, message, hint, at=node.at, width=len(node.operator))
+            return
+    used = set(scope.used)
+    meaning = {name: Name(name) for name in ("u", *given)}
+    whole = scope.resolve(equation, path, meaning) is not None
+    scope.used = used
+    mentioned = names(equation.expression)
+    for word in given:
+        if whole and word not in mentioned:
+            scope.add("NG013", ("surrogate", "parameters", word), f"'{word}' is never used",
+                      "remove it, or name it in the primitive", key=True, width=None)  # fmt: skip
+    if not whole:
+        return
+    if "u" not in mentioned:
+        hint = "a primitive is a smooth step of u"
+        scope.add("NG013", path, "'u' is never used", hint, width=None)
+        return
+    try:
+        _, slope = compiled(equation.expression)
+    except NotFiniteError:
+        scope.add("NG026", path, "the slope is never finite", "something is divided by 0")
+        return
+    if slope == Number(0.0):
+        scope.add("NG037", path, "the slope is 0 everywhere", "no gradient would pass", width=None)
+
+
+def example(scope: Scope) -> None:
+    """`expect` gives every input, and names states."""
+    expect = scope.spec.expect
+    if expect is None:
+        return
+    inputs = scope.spec.inputs
+    states = [state.name for state in scope.states]
+    given = [name for name, _ in expect.input]
+    if given == [""] and len(inputs) == 1:
+        given = [*inputs]
+    _members(scope, ("expect", "input"), "input", given, inputs)
+    _members(scope, ("expect", "states"), "state", [name for name, _ in expect.states], states)
+    missing = [name for name in inputs if name not in given]
+    if missing and set(given) <= {"", *inputs}:
+        hint = f"input: {{{', '.join(f'{name}: [...]' for name in inputs)}}}"
+        message = f"missing input '{missing[0]}'"
+        scope.add("NG004", ("expect", "input"), message, hint, key=True, width=None)
+
+
+def _members(
+    scope: Scope, path: Path, kind: str, given: Iterable[str], known: Iterable[str]
+) -> None:
+    for name in given:
+        if name and name not in known:
+            hint = did_you_mean(name, known) or f"known are {', '.join(known)}"
+            scope.add(
+                "NG012",
+                (*path, name),
+                f"'{printable(name)}' is no {kind}",
+                hint,
+                key=True,
+                width=None,
+            )
+
+
+CHECKS: tuple[Callable[[Scope], None], ...] = (
+    time_step, bounds, levels, reset_rule, surrogate, example,
+)  # fmt: skip
