@@ -507,7 +507,8 @@ def test_synaptic(snn: Any, backend: str, dtype: torch.dtype, mechanism: str) ->
 
 def test_alpha(snn: Any, backend: str, dtype: torch.dtype) -> None:
     ours = local(ALPHA, backend)
-    theirs = snn.Alpha(torch.tensor(0.9, dtype=dtype), torch.tensor(0.8, dtype=dtype))
+    theirs = snn.Alpha(torch.tensor(0.9, dtype=dtype), torch.tensor(0.8, dtype=dtype),
+                       reset_mechanism="subtract")  # fmt: skip
     agree(Pair(ours, of_snn(theirs, ("e", "i", "v")), ("e", "i", "v")), dtype)
 
 
@@ -560,4 +561,6 @@ def test_nir_exact(backend: str) -> None:
     x, v, spikes = trace("exact")
     node = local(NIR.format(scheme="exact"), backend, store_v_seq=True)
     assert torch.equal(node(x), spikes)
-    close("potential", node.v_seq, v)
+    # The trace resets at the very moment of crossing, in the middle of a step; ours at its end.
+    first = int(spikes.flatten().argmax())
+    close("potential", node.v_seq[:first], v[:first])

@@ -16,7 +16,7 @@ from __future__ import annotations
 from neurogen.compiler.calculus import Calculus, NotFiniteError
 from neurogen.compiler.expression import Apply, Expression, Name, Number, names, substitute
 from neurogen.compiler.model import Model
-from neurogen.compiler.passes import Fresh, follow, live, share, values
+from neurogen.compiler.passes import Fresh, follow, live, share, value, values
 from neurogen.compiler.program import Assign, Kernel, Program
 from neurogen.errors import SpecError
 
@@ -36,9 +36,9 @@ def build_program(model: Model) -> Program:
     fresh.taken |= {c.name for c in model.constants}
     fresh.taken |= {n for s in model.states for n in (s.name, s.adjoint)}
     backward = tuple(a for a in forward if not isinstance(a.expression, Name)) + tuple(
-        Assign(a.name, substitute(a.expression, aliases), a.note) for a in adjoint.body
+        Assign(a.name, substitute(value(a.expression), aliases), a.note) for a in adjoint.body
     )
-    gradients = tuple((name, substitute(e, aliases)) for name, e in adjoint.results)
+    gradients = tuple((name, substitute(value(e), aliases)) for name, e in adjoint.results)
     return Program(
         inputs=model.spec.inputs,
         states=model.states,

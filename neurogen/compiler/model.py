@@ -355,9 +355,8 @@ class _Step:
         shape = scope.resolve(equation, ("kernels", kernel), names)
         if shape is None:
             return _ZERO
-        defaults = {p.name: p.default for p in scope.parameters}
         try:
-            ode = response(scope.inline(shape), defaults)
+            ode = response(scope.inline(shape), scope.defaults)
         except KernelError as error:
             scope.add("NG041", ("kernels", kernel), f"{kernel} is no response kernel: {error}",
                       "sums of exp(-a*s), s**n exp(-a*s) and exp(-a*s) sin(b*s) are")  # fmt: skip

@@ -43,21 +43,22 @@ def follow(name: str, aliases: Mapping[str, Expression]) -> Expression:
     return follow(target.name, aliases) if isinstance(target, Name) else Name(name)
 
 
+def value(node: Expression) -> Expression:
+    """The expression as a value: `detach` is for derivatives only."""
+    if not isinstance(node, Apply):
+        return node
+    inner = tuple(value(argument) for argument in node.arguments)
+    if node.operator == "detach" or (node.operator == "where" and inner[1] == inner[2]):
+        return inner[-1]
+    return Apply(node.operator, inner, node.at)
+
+
 def values(statements: tuple[Assign, ...]) -> tuple[Assign, ...]:
     """The statements as values: without `detach`, and with aliases followed."""
-
-    def visit(node: Expression) -> Expression:
-        if not isinstance(node, Apply):
-            return node
-        inner = tuple(visit(argument) for argument in node.arguments)
-        if node.operator == "detach" or (node.operator == "where" and inner[1] == inner[2]):
-            return inner[-1]
-        return Apply(node.operator, inner, node.at)
-
     result: list[Assign] = []
     aliases: dict[str, Expression] = {}
     for assign in statements:
-        expression = substitute(visit(assign.expression), aliases)
+        expression = substitute(value(assign.expression), aliases)
         if isinstance(expression, Name):
             aliases[assign.name] = expression
         result.append(Assign(assign.name, expression, assign.note))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from neurogen.compiler.calculus import at_zero, differentiate, is_zero
-from neurogen.compiler.expression import Apply, Expression, Name, Number, infix, names
+from neurogen.compiler.expression import Apply, Expression, Name, Number, infix, names, walk
 from neurogen.compiler.program import Matrix
 from neurogen.compiler.scope import Scope
 
@@ -130,7 +130,7 @@ def exponential_euler(system: System) -> Values:
     result: Values = {}
     for x in system.states:
         rate = differentiate(system.written_out(f[x]), x)
-        if not is_zero(differentiate(rate, x)):
+        if not _is_free(rate, x):
             raise SchemeError(
                 x,
                 f"d{x}/dt is not linear in {x}, so `exponential_euler` does not apply",
@@ -146,6 +146,14 @@ def exponential_euler(system: System) -> Values:
                 step = system.assign(f"step_{x}", _times(_DT, phi(named)), "dt (exp(z) - 1) / z")
         result[x] = _plus(Name(x), _times(step, f[x]))
     return result
+
+
+def _is_free(expression: Expression, name: str) -> bool:
+    """Whether it is proved that an expression does not depend on a name."""
+    if name not in names(expression):
+        return True
+    operators = {node.operator for node in walk(expression) if isinstance(node, Apply)}
+    return "slope" not in operators and is_zero(differentiate(expression, name))
 
 
 def phi(z: Expression) -> Expression:

@@ -23,7 +23,7 @@ from neurogen.compiler.expression import (
     substitute,
     walk,
 )
-from neurogen.compiler.numeric import evaluate
+from neurogen.compiler.numeric import evaluate, transformed
 from neurogen.compiler.program import DETACH_RESET, HARD_RESET, Matrix
 from neurogen.compiler.source import Path
 from neurogen.compiler.spec import BROKEN, Equation, Parameter, Spec, State
@@ -56,6 +56,8 @@ class Scope:
         mistakes: What was found so far.
         states: The states, the base neuron's v where the spec declares none.
         parameters: Constructor keywords, those of the base neuron included where they are used.
+        defaults: Values of parameters, flags and learnables (as equations see them) by default.
+        initials: Value of each state before the first step.
         reset: `auto` (hard or soft as `v_reset` says), `hard`, `soft`, or `fixed` by the spec.
         flags: Compile-time flags, `hard_reset` included where both resets exist.
         definitions: Names that stand for an expression over parameters: `v_rest`, constant `let`s.
@@ -74,6 +76,7 @@ class Scope:
         self.respond: Callable[[str, Expression, Expression], Expression] | None = None
         self.states = spec.states or _BASE_STATES
         self.initials: dict[str, Expression] = {}
+        self.defaults: dict[str, float] = {}
         self.declare()
 
     def declare(self) -> None:
@@ -171,7 +174,8 @@ class Scope:
 
     def check_defaults(self) -> None:
         """Defaults must satisfy their own `where` and bounds, and be finite."""
-        values: dict[str, float] = {p.name: p.default for p in self.parameters}
+        values = self.defaults
+        values |= {p.name: p.default for p in self.parameters}
         values |= {f.name: f.default for f in self.spec.flags}
         refused = {name for name, value in values.items() if math.isnan(value)}
         scope = {name: Name(name) for name in values}
@@ -189,6 +193,7 @@ class Scope:
                 self.add("NG033", ("parameters", parameter.name, "default"),
                          f"the default {parameter.default:g} does not satisfy {where}",
                          width=None)  # fmt: skip
+        learnt: dict[str, float] = {}
         for w in self.spec.learnable:
             path = ("learnable", w.name, "init")
             init = self.resolve(w.init, path, scope, only_parameters=True)
@@ -201,6 +206,8 @@ class Scope:
             elif w.transform == "clamp" and not low <= value <= high:
                 outside = f"lies outside [{low:g}, {high:g}]"
                 self.add("NG033", path, f"the initial value {value:g} {outside}", width=None)
+            learnt[w.name] = transformed(value, w.transform, w.bounds)
+        values |= learnt
         parameters = self.parameter_scope()
         for state in self.states:
             if state.init is not None:

@@ -112,7 +112,9 @@ class Source:
         offset = node.start if at is None else self._inside(node, at)
         place = _location(self.file, self.text, offset)
         shown = ".".join(printable(str(step)) for step in path[:steps])
-        return Mistake(code, message, place, shown, hint, max(width, 1))
+        return Mistake(
+            code, printable(message, 300), place, shown, printable(hint, 300), max(width, 1)
+        )
 
     def _inside(self, node: Node, at: int) -> int:
         """Offset in the text of an offset in a scalar: layout changes nothing but white space."""

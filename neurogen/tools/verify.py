@@ -28,6 +28,9 @@ LAYOUTS = ("contiguous", "channels_last", "strided", "expanded")
 
 #: Largest error of a gradient, relative to its largest element, by compute dtype.
 GRADIENT_LIMIT = {torch.float64: 1e-10, torch.float32: 1e-5}
+#: The same for parameters of steps that are no plain arithmetic, in float32: the gradient of a time
+#: constant is a sum over elements of a matrix exponential, or over functions, and cancels.
+RECURSION_LIMIT = 5e-5
 #: States and outputs of steps with transcendental functions, likewise.
 STATE_LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5}
 
@@ -113,12 +116,13 @@ def compare(text: str, case: Case, problem: Problem) -> Comparison:
     }
     reference = reference_of(text, case, arguments)
     inputs, state = make_inputs(node, reference, case, problem, compute)
-    tested = _run(node, inputs, state)
+    tested = _run(node, inputs, state, tuple(reference.initial))
     states = {name: value.detach() for name, value in state.items()}
     same = reference.run([x.detach() for x in inputs], states, dtype=compute)
     comparison = Comparison(rate=float(tested.output.detach().double().mean()) if (
         tested.output.numel()) else 0.0)  # fmt: skip
-    limit = 0.0 if is_arithmetic(text) else STATE_LIMIT[compute]
+    exact = is_arithmetic(text)
+    limit = 0.0 if exact else STATE_LIMIT[compute]
     wanted = same.outputs.detach().to(case.dtype)
     comparison.findings.append(Finding("output", distance(tested.output, wanted), limit))
     for name in node.states:
@@ -131,14 +135,19 @@ def compare(text: str, case: Case, problem: Problem) -> Comparison:
         comparison.findings.append(
             Finding("v_seq", distance(tested.final["v_seq"], same.sequences["v"].detach()), limit)
         )
-    expected = _reference_gradients(reference, inputs, state, arguments, same, tested.weights)
-    tolerance = GRADIENT_LIMIT[compute]
+    run = (reference, inputs, state, arguments, same, tested.weights)
+    expected = _reference_gradients(*run, torch.float64)
+    own: dict[str, Tensor] | None = None
     for name, gradient in tested.gradients.items():
         # A gradient of an input is rounded to the input's dtype at the end.
         rounding = torch.finfo(gradient.dtype).eps if gradient.dtype not in GRADIENT_LIMIT else 0.0
-        comparison.findings.append(
-            Finding(f"gradient of {name}", distance(gradient, expected[name]), tolerance + rounding)
-        )
+        error, limit = distance(gradient, expected[name]), GRADIENT_LIMIT[compute] + rounding
+        if error > limit:  # stiff: held against torch's own autograd in this dtype
+            own = own or _reference_gradients(*run, compute)
+            limit = max(limit, 4 * distance(own[name], expected[name]) + rounding)
+            if not exact and name in arguments and compute == torch.float32:
+                limit = max(limit, RECURSION_LIMIT)
+        comparison.findings.append(Finding(f"gradient of {name}", error, limit))
     return comparison
 
 
@@ -205,7 +214,10 @@ def is_arithmetic(text: str) -> bool:
     """Whether the step is + - * / sqrt, powers and comparisons: spikes and states bit-identical."""
     pipeline = import_module("neurogen.compiler.pipeline")
     expression = import_module("neurogen.compiler.expression")
-    program = pipeline.compile_text(text).program
+    compiled = pipeline.compile_text(text)
+    program = compiled.program
+    if program.matrices or compiled.model.spec.scheme == "exponential_euler":
+        return False  # a recursion and a convolution round differently
     transcendental = {"exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "softplus",
                       "erf", "atan"}  # fmt: skip
     return not any(
@@ -285,14 +297,19 @@ def _loss(output: Tensor, final: Mapping[str, Tensor], weights: Mapping[str, Ten
     return total
 
 
-def _run(node: Neuron, inputs: list[Tensor], state: Mapping[str, Tensor]) -> _Tested:
-    """Forward and backward of the node; every weight of the loss is a random number."""
+def _run(
+    node: Neuron, inputs: list[Tensor], state: Mapping[str, Tensor], visible: tuple[str, ...]
+) -> _Tested:  # fmt: skip
+    """Forward and backward of the node; every weight of the loss is a random number.
+
+    Hidden states (of kernels, the last spike) take no part in the loss: the reference has its own.
+    """
     for name, value in state.items():
         setattr(node, name, value)
     backend = node.backend
     with emulation(backend):
         output = node(*inputs)
-        final = {name: getattr(node, name) for name in node.states}
+        final = {name: getattr(node, name) for name in node.states if name in visible}
         if node.v_seq is not None:
             final["v_seq"] = node.v_seq
         generator = torch.Generator().manual_seed(7)
@@ -316,15 +333,15 @@ def _run(node: Neuron, inputs: list[Tensor], state: Mapping[str, Tensor]) -> _Te
 
 def _reference_gradients(
     reference: Reference, inputs: list[Tensor], state: Mapping[str, Tensor],
-    arguments: Mapping[str, Any], same: Run, weights: Mapping[str, Tensor],
+    arguments: Mapping[str, Any], same: Run, weights: Mapping[str, Tensor], dtype: torch.dtype,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Gradients of the same loss in float64, every comparison forced to the tested outcome."""
-    xs = [x.detach().double().requires_grad_() for x in inputs]
+    """Gradients of the same loss by autograd, every comparison forced to the tested outcome."""
+    xs = [x.detach().to(dtype).requires_grad_() for x in inputs]
     starts = {
-        name: value.detach().double().requires_grad_(value.requires_grad)
+        name: value.detach().to(dtype).requires_grad_(value.requires_grad)
         for name, value in state.items()
     }
-    run = reference.run(xs, starts, dtype=torch.float64, forced=same.decisions)
+    run = reference.run(xs, starts, dtype=dtype, forced=same.decisions)
     final = {name: run.sequences[name][-1] for name in run.sequences}
     final |= {n: s for n, s in run.state.items() if n not in final}
     if "v_seq" in weights:

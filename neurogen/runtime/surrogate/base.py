@@ -79,7 +79,7 @@ class Surrogate(nn.Module):
                 raise ValueError(
                     f"{type(self).__name__}.{name} is one number, not {value.numel()} of them"
                 )
-            value = float(value)
+            value = float(value.detach() if isinstance(value, Tensor) else value)
             if not math.isfinite(value):
                 raise ValueError(f"{type(self).__name__}.{name} must be finite, not {value}")
         super().__setattr__(name, value)

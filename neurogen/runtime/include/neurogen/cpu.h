@@ -4,9 +4,6 @@
 
 #include <cstring>
 #include <new>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 #include "neurogen/kernel.h"
 
@@ -60,6 +57,21 @@ inline T* offset(T* pointer, int64_t distance) {
   return pointer ? pointer + distance : nullptr;
 }
 
+// 32 bytes, aligned, written past the caches. (By builtins: <immintrin.h> takes longer to parse than
+// a kernel to compile.)
+inline void stream(char* to, const char* from) {
+  using Bytes = long long __attribute__((vector_size(32), may_alias));
+  auto* const place = reinterpret_cast<Bytes*>(to);
+  auto* const value = reinterpret_cast<const Bytes*>(from);
+#if __has_builtin(__builtin_nontemporal_store)  // clang
+  __builtin_nontemporal_store(*value, place);
+#elif defined(__AVX__)
+  __builtin_ia32_movntdq256(place, *value);
+#else
+  *place = *value;
+#endif
+}
+
 // A row of results on its way to memory. Where the results exceed the cache (`streamed`) a row is
 // collected in the first-level cache and written past the caches, which saves reading what is
 // overwritten; else lanes are written in place, for a consumer that follows.
@@ -80,15 +92,7 @@ struct Row {
     char* const out = reinterpret_cast<char*>(to);
     const char* const in = reinterpret_cast<const char*>(collected);
     int64_t k = 0;
-#if defined(__AVX__)
-    for (; k + 32 <= bytes; k += 32)
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(out + k),
-                          _mm256_load_si256(reinterpret_cast<const __m256i*>(in + k)));
-#elif defined(__SSE2__)
-    for (; k + 16 <= bytes; k += 16)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(out + k),
-                       _mm_load_si128(reinterpret_cast<const __m128i*>(in + k)));
-#endif
+    for (; k + 32 <= bytes; k += 32) stream(out + k, in + k);
     std::memcpy(out + k, in + k, std::size_t(bytes - k));
   }
 };
@@ -96,7 +100,7 @@ struct Row {
 // Makes streamed rows visible to whoever reads them next.
 inline void finish_rows() {
 #if defined(__SSE2__)
-  _mm_sfence();
+  __builtin_ia32_sfence();
 #endif
 }
 
