@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 SPECS = sorted((Path(__file__).parents[1] / "specs").glob("*.yaml"))
 
 settings.register_profile(
-    "short", derandomize=True, deadline=None, max_examples=8, database=None,
+    "short", derandomize=True, deadline=None, max_examples=6, database=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 settings.register_profile(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from allpairspy import AllPairs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurogen.compiler.pipeline import compile_text
@@ -95,6 +95,9 @@ def test_matrix(row: tuple[str, Case]) -> None:
     fired.require()
     assert 0.01 < fired.rate < 0.99, "a neuron that is silent proves nothing"
 
+    examples = settings().max_examples if stem in BASIC else settings().max_examples // 2
+
+    @settings(max_examples=examples)
     @given(problems)
     def hold(problem: Problem) -> None:
         compare(text, case, problem).require()

@@ -538,6 +538,21 @@ def test_infinite_potential_under_hard_reset_is_nan() -> None:
     assert evaluate("max(x, x)", (math.inf,))[0].outputs.item() == math.inf
 
 
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_roots_are_rounded_correctly(dtype: torch.dtype) -> None:
+    torch.manual_seed(7)
+    x = torch.rand(1, 9999, dtype=dtype) * 9
+    text = "name: R\nparameters: {p: 2}\ncharge: CHARGE\nfire: none\noutput: v"
+    roots = Reference(text.replace("CHARGE", "sqrt(x)")).run(x, dtype=dtype).outputs
+    assert torch.equal(roots[0], torch.tensor([math.sqrt(v) for v in flat(x)], dtype=dtype))
+    constant = Reference(text.replace("CHARGE", "sqrt(p) + 0 * x")).run(x[:, :1], dtype=dtype)
+    assert constant.outputs.item() == torch.tensor(math.sqrt(2), dtype=dtype).item()
+    run, gradients = evaluate("sqrt(x)", (4, 0, math.inf, -1))
+    assert flat(run.outputs)[:3] == [2, 0, math.inf]
+    assert gradients[0][:3] == [0.25, math.inf, 0]
+    assert math.isnan(flat(run.outputs)[3])
+
+
 def test_functions_of_the_language() -> None:
     for name in ("exp", "log", "log1p", "expm1", "sqrt", "sin", "cos", "tanh", "erf"):
         expected = getattr(math, name)(0.7)

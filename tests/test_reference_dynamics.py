@@ -222,8 +222,9 @@ def test_constants_of_a_scheme_are_double_until_rounded() -> None:
     run = Reference(scalar("x * v + x", "rk2"), dt=h).run(x, dtype=F32)
     assert torch.equal(run.outputs, torch.tensor(h) * (x * (half * x) + x))
     # a constant slope: dt * (1 / tau) is one constant
-    run = Reference(scalar("1 / tau", "euler", "parameters: {tau: 3}\n"), dt=h).run(x, dtype=F32)
-    assert run.outputs[0, 0].item() == torch.tensor(h * (1 / 3)).item()
+    run = Reference(scalar("1 / tau", "euler", "parameters: {tau: 5}\n"), dt=h).run(x, dtype=F32)
+    assert run.outputs[0, 0].item() == torch.tensor(h * (1 / 5)).item()
+    assert run.outputs[0, 0].item() != (torch.tensor(h) * torch.tensor(1 / 5)).item()
 
 
 # ---------------------------------------------------------------- SciPy
@@ -270,16 +271,17 @@ def test_exact_is_the_solution(tau_s: float) -> None:
     assert flat(run.sequences["v"]) == pytest.approx(list(expected[:, 1]), abs=1e-11)
 
 
-def test_exact_of_three_states_that_oscillate() -> None:
+@pytest.mark.parametrize("k", [0.7, -0.7])
+def test_exact_of_three_states_that_oscillate(k: float) -> None:
     text = """
 name: R
 states: {v: 0.5, w: -1, u: 2, held: 0.125}
 inputs: [x, y]
 parameters: {omega: 3.0, g: 0.2, k: 0.7}
 flags: {coupled: true}
-let: {pull: omega * w - g * v, push: y if y > 0 else held + y**2}
+let: {pull: omega * w - g * v, both: pull + x, push: y if y > 0 else held + y**2}
 dynamics:
-  v: pull + x
+  v: both
   w: -omega * v + (u / 4 if coupled else 0) + push
   u: 2 * (k - (u + v) if k > 0 else u) * g - w * -k
 scheme: exact
@@ -292,13 +294,13 @@ scheme: exact
         return [
             3 * w - 0.2 * v + x[0],
             -3 * v + u / 4 + push,
-            0.4 * (0.7 - u - v) + 0.7 * w,
+            0.4 * (k - u - v if k > 0 else u) + k * w,
         ]
 
     expected = integrate(f, [0.5, -1, 2], list(zip(xs, ys, strict=True)), dt)  # type: ignore[arg-type]
-    run = Reference(text + QUIET, dt=dt).run((column(*xs), column(*ys)), dtype=F64)
-    for k, name in enumerate("vwu"):
-        assert flat(run.sequences[name]) == pytest.approx(list(expected[:, k]), abs=1e-10)
+    run = Reference(text + QUIET, dt=dt, k=k).run((column(*xs), column(*ys)), dtype=F64)
+    for i, name in enumerate("vwu"):
+        assert flat(run.sequences[name]) == pytest.approx(list(expected[:, i]), abs=1e-10)
     assert flat(run.sequences["held"]) == [0.125] * 4
 
 
@@ -342,6 +344,11 @@ def test_exact_without_decay() -> None:
     run = Reference(text, dt=0.5).run(column(4), dtype=F64)
     assert run.state["v"].item() == pytest.approx(1 + 2 * 0.5 + 4 * 0.5**2 / 2, rel=1e-15)
     assert run.state["i"].item() == 4
+
+
+def test_exact_holds_what_was_before_the_step() -> None:
+    run = Reference(scalar("x - v + prev(v)", "exact"), dt=0.5).run(column(2, 3), dtype=F64)
+    assert flat(run.outputs) == pytest.approx([-2 * math.expm1(-0.5), -5 * math.expm1(-0.5)])
 
 
 def test_linear_equations_agree() -> None:
@@ -472,7 +479,8 @@ def test_phi1_is_accurate() -> None:
         assert got == pytest.approx(float(wanted[0]), rel=1e-15)
         assert got_slope == pytest.approx(float(wanted[1]), rel=2e-15)
     mpmath.mp.dps = 15
-    assert phi1(torch.tensor([0.1])).dtype == F32
+    single = torch.linspace(-3, 3, 999)
+    assert torch.equal(phi1(single), phi1(single.double()).float())
     assert flat(phi1(torch.tensor([-math.inf, math.nan])))[0] == 0
     assert phi1(torch.tensor(math.nan)).isnan()
 
@@ -552,15 +560,19 @@ def test_noise_must_be_given() -> None:
         scalar("-v", "euler", "parameters: {dt: 1}\n"),
         scalar("detach(v) - v", "exponential_euler"),
         scalar("w - v", "exponential_euler", "let: {w: 2 * step(v - x)}\n"),
-        *(
-            scalar(f, "exact", "let: {square: v * v}\n")
-            for f in ("-v * v", "square", "x * v", "v / x", "x / v", "exp(v)", "v**2",
-                      "v - relu(v)", "v if v > 0 else x", "v if x > 0 else 2 * v", "detach(v)",
-                      "max(v, x)")
-        ),
     ],
-)  # fmt: skip
+)
 def test_never_guesses(text: str) -> None:
     x = torch.zeros(1, 1)
     with pytest.raises(ValueError, match=r"\w"):
         Reference(text).run(x, dtype=F32, noise={"xi": x} if "noise" in text else None)
+
+
+@pytest.mark.parametrize(
+    "f",
+    ["-v * v", "square", "x * v", "v / x", "x / v", "exp(v)", "v**2", "v - relu(v)", "v * prev(v)",
+     "v if v > 0 else x", "v if x > 0 else 2 * v", "detach(v)", "max(v, x)", "round(v)"],
+)  # fmt: skip
+def test_exact_is_for_linear_equations(f: str) -> None:
+    with pytest.raises(ValueError, match="not linear"):
+        Reference(scalar(f, "exact", "let: {square: v * v}\n"))

@@ -26,6 +26,8 @@ from neurogen.compiler.surrogates import TABLE, compiled
 
 #: Names times operations, summed over the statements; the largest neurons of `specs/` need 1000.
 MAX_EFFORT = 10_000
+_TOO_LARGE = "the equations are too large to differentiate"
+_SMALLER = "use fewer states, shorter equations, functions that nest less"
 
 
 def check(scope: Scope) -> None:
@@ -43,9 +45,15 @@ def effort(scope: Scope, statements: Iterable[Assign]) -> None:
             nested = 1 + _nested(expression) ** 2 // 64
             work += len(names(expression)) * expression.size * nested
     if work > MAX_EFFORT:
-        scope.add("NG008", ("charge",), "the equations are too large to differentiate",
-                  "use fewer states, shorter equations, functions that nest less",
-                  key=True, width=None)  # fmt: skip
+        path: Path = ("charge",) if scope.spec.charge else ("dynamics",)
+        scope.add("NG008", path, _TOO_LARGE, _SMALLER, key=True, width=None)
+
+
+def size_of_dynamics(scope: Scope) -> None:
+    """A scheme differentiates every equation of `dynamics` by every state."""
+    trees = [item.equation.expression for item in scope.spec.dynamics]
+    if len(trees) * sum(tree.size for tree in trees if isinstance(tree, Apply)) > MAX_EFFORT:
+        scope.add("NG008", ("dynamics",), _TOO_LARGE, _SMALLER, key=True, width=None)
 
 
 def _nested(node: Expression) -> int:
@@ -182,5 +190,5 @@ def _members(
 
 
 CHECKS: tuple[Callable[[Scope], None], ...] = (
-    time_step, bounds, levels, reset_rule, surrogate, example,
+    size_of_dynamics, time_step, bounds, levels, reset_rule, surrogate, example,
 )  # fmt: skip

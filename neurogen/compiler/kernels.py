@@ -12,6 +12,8 @@ Sums of exponentials, damped sines and alpha functions are such kernels; anythin
 
 from __future__ import annotations
 
+import cmath
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,8 +21,11 @@ import sympy
 
 from neurogen.compiler.calculus import Calculus
 from neurogen.compiler.expression import Apply, Expression, Name, Number, infix, names
+from neurogen.compiler.numeric import evaluate
 
-MAX_ORDER = 8
+MAX_ORDER, MAX_TOTAL = 5, 12  # of a kernel, and of all kernels of a neuron together
+MAX_TERMS = 64
+_NO_VALUE = "a term is exp({} s), which has no value at the parameters' defaults"
 _FUNCTIONS = {"exp": sympy.exp, "sin": sympy.sin, "cos": sympy.cos, "sqrt": sympy.sqrt}
 
 
@@ -41,16 +46,18 @@ class Response:
     start: tuple[Expression, ...]
 
 
-def response(kernel: Expression, defaults: Mapping[str, float]) -> Response:
+def response(kernel: Expression, defaults: Mapping[str, float], room: int = MAX_ORDER) -> Response:
     """Find the minimal ODE of a kernel.
 
     Args:
         kernel: h as an expression of `s` and parameters.
         defaults: Values of the parameters, to see that the kernel does not grow.
+        room: The highest order that is left.
 
     Raises:
         KernelError: h is not a sum of terms s**p exp(-a s) sin(b s), or it grows.
     """
+    _terms(kernel)
     s = sympy.Symbol("s")
     h = _copy(kernel)
     if not h.has(s):
@@ -65,15 +72,23 @@ def response(kernel: Expression, defaults: Mapping[str, float]) -> Response:
         rate = sympy.cancel(rate.subs(parts))
         roots[rate] = max(roots.get(rate, 0), power + 1)
     for rate in roots:
-        value = complex(rate.subs({sympy.Symbol(n): v for n, v in defaults.items()}))
+        try:
+            value = complex(rate.subs({sympy.Symbol(n): v for n, v in defaults.items()}))
+        except TypeError:  # infinite
+            raise KernelError(_NO_VALUE.format(sympy.sstr(rate))) from None
+        if not cmath.isfinite(value):
+            raise KernelError(_NO_VALUE.format(sympy.sstr(rate)))
         if value.real > 1e-12:
             raise KernelError(
                 f"it grows: a term is exp({sympy.sstr(rate)} s), with a rate of {value.real:g} at "
                 "the parameters' defaults"
             )
     order = sum(roots.values())
-    if order > MAX_ORDER:
-        raise KernelError(f"its differential equation has order {order}, more than {MAX_ORDER}")
+    if order > room:
+        raise KernelError(
+            f"its differential equation has order {order}; a kernel's is at most {MAX_ORDER}, and "
+            f"that of all together {MAX_TOTAL}"
+        )
     d = sympy.Symbol("D of the kernel")
     polynomial = sympy.Integer(1)
     for rate in sorted(roots, key=sympy.default_sort_key):
@@ -86,6 +101,27 @@ def response(kernel: Expression, defaults: Mapping[str, float]) -> Response:
     return Response(
         tuple(_tree(-c) for c in coefficients), tuple(_tree(value) for value in derivatives)
     )
+
+
+def _terms(node: Expression) -> int:
+    """About how many terms an expression has when it is expanded, if that is not too many."""
+    if not isinstance(node, Apply):
+        return 1
+    counts = [_terms(argument) for argument in node.arguments]
+    match node.operator:
+        case "+" | "-":
+            count = sum(counts)
+        case "*" | "/":
+            count = math.prod(counts)
+        case "**":
+            count = int(counts[0] ** abs(evaluate(node.arguments[1], {})))
+        case "neg":
+            count = counts[0]
+        case _:
+            count = 2 if node.operator in {"sin", "cos"} else 1
+    if count > MAX_TERMS:
+        raise KernelError(f"written out it has more than {MAX_TERMS} terms")
+    return count
 
 
 def _root(term: sympy.Expr, s: sympy.Symbol, kernel: Expression) -> tuple[sympy.Expr, int]:
@@ -156,6 +192,7 @@ def _tree(value: sympy.Expr) -> Expression:
     """A parameter-only value, with common factors cancelled, as our tree."""
     calculus = Calculus()
     cancelled = sympy.cancel(sympy.together(value))
+    cancelled = cancelled.xreplace({sympy.E: calculus.function("exp")(1)})
     for name, function in _FUNCTIONS.items():
         if name != "sqrt":
             cancelled = cancelled.replace(function, calculus.function(name))

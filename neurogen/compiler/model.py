@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from neurogen.compiler.calculus import NotFiniteError
 from neurogen.compiler.checks import check, effort
 from neurogen.compiler.expression import Apply, Expression, Name, Number, parse, substitute
-from neurogen.compiler.kernels import KernelError, response
+from neurogen.compiler.kernels import MAX_ORDER, MAX_TOTAL, KernelError, response
 from neurogen.compiler.prelude import Prelude, any_of, occurrences
 from neurogen.compiler.program import (
     DETACH_RESET,
@@ -88,7 +88,6 @@ def build_model(spec: Spec, mistakes: tuple[Mistake, ...] = ()) -> Model:
     check(scope)
     step = _Step(scope)
     step.write()
-    effort(scope, step.statements)
     if scope.mistakes:
         raise SpecError(tuple(scope.mistakes))
     return step.model()
@@ -223,8 +222,9 @@ class _Step:
         """An expression with the temporaries written so far replaced by what they stand for."""
         values: dict[str, Expression] = {}
         for statement in self.statements:
-            values[statement.name] = substitute(statement.expression, values)
-        return substitute(expression, values)
+            value = substitute(statement.expression, values)
+            values[statement.name] = self.scope.bounded(value)
+        return self.scope.bounded(substitute(expression, values))
 
     def name_state(self, state: str, value: Expression | None, name: str, note: str) -> None:
         """A state's new value, under which it is known from here on."""
@@ -352,11 +352,13 @@ class _Step:
         scope = self.scope
         equation = next(k.equation for k in self.spec.kernels if k.name == kernel)
         names = {**scope.parameter_scope(), "s": Name("s")}
-        shape = scope.resolve(equation, ("kernels", kernel), names)
+        shape = scope.resolve(equation, ("kernels", kernel), names, only_parameters=True)
         if shape is None:
             return _ZERO
         try:
-            ode = response(scope.inline(shape), scope.defaults)
+            ode = response(
+                scope.inline(shape), scope.defaults, min(MAX_ORDER, MAX_TOTAL - len(self.hidden))
+            )
         except KernelError as error:
             scope.add("NG041", ("kernels", kernel), f"{kernel} is no response kernel: {error}",
                       "sums of exp(-a*s), s**n exp(-a*s) and exp(-a*s) sin(b*s) are")  # fmt: skip
@@ -424,6 +426,7 @@ class _Step:
             )
             for state in scope.states
         ] + self.hidden  # fmt: skip
+        effort(scope, drawn)
         if last := scope.previous_spike:
             states.append(StateVariable(last, last, "spike", _ZERO, scope.fresh(f"lam_{last}")))
         if scope.mistakes:

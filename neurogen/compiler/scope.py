@@ -197,6 +197,7 @@ class Scope:
         for w in self.spec.learnable:
             path = ("learnable", w.name, "init")
             init = self.resolve(w.init, path, scope, only_parameters=True)
+            learnt[w.name] = math.nan
             if init is None or names(init) & refused:
                 continue
             value = evaluate(init, values)
@@ -271,7 +272,7 @@ class Scope:
                     return self.lookup(node, scope, expected, fail, only_parameters) or node
             assert isinstance(node, Apply)
             symbol, arguments = node.operator, node.arguments
-            if only_parameters and symbol in {"prev", "step"}:
+            if only_parameters and symbol in {"prev", "step", *self.kernels}:
                 fail("NG025", node, f"{symbol}() has no meaning here", _ONLY, len(symbol))
                 return node
             if symbol == "prev":

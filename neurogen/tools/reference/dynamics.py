@@ -80,11 +80,10 @@ class Dynamics:
         rows = RUNGE_KUTTA[self.scheme]
         stages: list[dict[str, ast.expr]] = [{} for _ in rows]
         for state, tree in self.slopes.items():
-            start = ast.Call(ast.Name("prev"), [ast.Name(state)], [])
             fixed = names_in(tree) <= set(constants)
             for row, template in enumerate(rows):
                 ks = [tree if fixed else ast.Name(f"slope {k} of {state}") for k in range(row + 1)]
-                stages[row][state] = apply(template, [start, *ks])
+                stages[row][state] = apply(template, [ast.Name(state), *ks])
         return stages
 
     def start(self, step: Step) -> Callable[[], dict[str, Tensor]]:

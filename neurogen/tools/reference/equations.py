@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,10 +34,11 @@ from neurogen.tools.reference.syntax import integer, known_truth, names_in
 
 
 def _sqrt(a: Tensor) -> Tensor:
-    """The correctly rounded root, by NumPy: on the CPU torch's is an ulp off now and then."""
+    """The correctly rounded root: on the CPU torch's is an ulp off now and then."""
     root = torch.sqrt(a)
-    exact = torch.from_numpy(np.sqrt(a.detach().clamp(min=0).numpy()))
-    return root + torch.where(root.isfinite(), exact - root.detach(), torch.zeros_like(exact))
+    exact = [math.sqrt(max(value, 0.0)) for value in a.detach().flatten().tolist()]
+    off = root.new_tensor(exact).reshape(a.shape) - root.detach()
+    return torch.where(root.isfinite() & (off != 0), root + off, root)
 
 
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {

@@ -1,0 +1,176 @@
+"""The command line and `neurogen.load`: files, exit codes, messages, freshness of what is committed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import neurogen
+from neurogen.cli import main
+from neurogen.compiler.pipeline import compile_file
+
+ROOT = Path(__file__).parents[1]
+SPECS = sorted((ROOT / "specs").glob("*.yaml"))
+SQUARE = "name: SquareIF\ncharge: v + x**2\n"
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    """Exit code and output of `neurogen`."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def test_what_is_committed_is_fresh() -> None:
+    code, output = run("build", "--check", *SPECS, "--surrogates", "-o", ROOT / "generated")
+    assert code == 0, output
+
+
+def test_generated_holds_nothing_else() -> None:
+    folders = {path.name for path in (ROOT / "generated").iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} == {path.stem for path in SPECS}
+    for path in SPECS:
+        names = {p.name for p in (ROOT / "generated" / path.stem).iterdir()} - {"__pycache__"}
+        assert names == {a.path for a in compile_file(path).artefacts}
+
+
+def test_build_writes_a_package_that_imports(tmp_path: Path) -> None:
+    (tmp_path / "square_if.yaml").write_text(SQUARE)
+    code, output = run("build", tmp_path / "square_if.yaml", "-o", tmp_path / "out")
+    assert code == 0
+    assert "SquareIF" in output
+    program = (
+        "import torch; from out.square_if import SquareIFNode; n = SquareIFNode(step_mode='m');"
+        "x = torch.full((3, 2), 0.75, requires_grad=True); y = n(x); y.sum().backward();"
+        "print(y[:, 0].tolist(), bool(x.grad.abs().sum() > 0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[0.0, 1.0, 0.0] True", done.stderr
+
+
+def test_check_shows_a_diff_and_the_command(tmp_path: Path) -> None:
+    spec, out = tmp_path / "square_if.yaml", tmp_path / "out"
+    spec.write_text(SQUARE)
+    assert run("build", spec, "-o", out)[0] == 0
+    kernel = out / "square_if" / "kernels.cpp"
+    kernel.write_text(kernel.read_text().replace("x * x", "x * x * x"))
+    before = kernel.read_text()
+    code, output = run("build", "--check", spec, "-o", out)
+    assert code == 1
+    assert "-" in output
+    assert "x * x * x" in output
+    assert f"neurogen build -o {out} {spec}" in output
+    assert kernel.read_text() == before, "--check writes nothing"
+
+
+def test_a_fresh_file_is_left_alone(tmp_path: Path) -> None:
+    spec, out = tmp_path / "square_if.yaml", tmp_path / "out"
+    spec.write_text(SQUARE)
+    run("build", spec, "-o", out)
+    target = out / "square_if" / "kernels.cu"
+    os.utime(target, (1, 1))
+    run("build", spec, "-o", out)
+    assert target.stat().st_mtime == 1
+    run("build", "--force", spec, "-o", out)
+    assert target.stat().st_mtime > 1
+
+
+def test_only_the_backends_asked_for(tmp_path: Path) -> None:
+    spec = tmp_path / "a.yaml"
+    spec.write_text(SQUARE)
+    assert run("build", spec, "-o", tmp_path / "out", "--backend", "cpp")[0] == 0
+    assert [p.name for p in (tmp_path / "out" / "a").iterdir()] == ["kernels.cpp"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", r"bad\.yaml:1:1: NG002 the file is empty"),
+        ("name: A\ncharge: v + ta + x\nparameters: {tau: 1}\n", r"bad\.yaml:2:13: NG012 .*'ta'"),
+        ("name: A\nname: B\ncharge: v + x\n", r"bad\.yaml:2:1: NG006 duplicate key 'name'"),
+        ("name: A\ncharg: v + x\n", r"bad\.yaml:2:1: NG003 unknown key 'charg'"),
+    ],
+)
+def test_a_wrong_spec_writes_nothing(tmp_path: Path, text: str, expected: str) -> None:
+    spec = tmp_path / "bad.yaml"
+    spec.write_text(text)
+    code, output = run("build", spec, "-o", tmp_path / "out")
+    assert code == 1
+    assert re.search(expected, output), output
+    assert "Traceback" not in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"name: A\nsummary: caf\xe9\ncharge: v + x\n")
+    for spec, message in (
+        (tmp_path, "is a directory"),
+        (tmp_path / "none.yaml", "cannot be read"),
+        (latin, "is not UTF-8 text: byte 20 is 0xe9"),
+    ):
+        code, output = run("build", spec, "-o", tmp_path / "out")
+        assert code == 1 or (code == 2 and "module name" in output)
+        assert message in output or "module name" in output
+
+
+def test_one_wrong_spec_stops_the_others(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(SQUARE)
+    bad.write_text("name: A\ncharge: v + y\n")
+    assert run("build", good, bad, "-o", tmp_path / "out")[0] == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["build"], ["build", "--nope"], ["build", "a-b.yaml"], ["x"]])
+def test_wrong_usage_is_2(arguments: list[str]) -> None:
+    assert run(*arguments)[0] == 2
+
+
+def test_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "neurogen", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"neurogen, version {neurogen.__version__}"
+
+
+def test_load_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "square_if.yaml").write_text(SQUARE)
+    cls = neurogen.load("square_if.yaml")
+    assert cls.__name__ == "SquareIFNode"
+    assert neurogen.load("square_if.yaml") is cls
+    assert neurogen.load_text(SQUARE, "square_if.yaml") is cls
+    assert [p.name for p in tmp_path.iterdir()] == ["square_if.yaml"]
+    with pytest.raises(neurogen.SpecError, match="cannot be read"):
+        neurogen.load("nothing_of_that_name")
+
+
+def test_readme_examples_run(tmp_path: Path) -> None:
+    """The two-line neuron and the two-state one of the README, as printed there."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    specs = [b for b in re.findall(r"```yaml\n(.*?)```", readme, re.S) if "name:" in b]
+    assert len(specs) == 3
+    x = 2 * torch.randn(64, 4, 10)
+    for text in specs:
+        node = neurogen.load_text(text)(step_mode="m")
+        spikes = node(x.clone().requires_grad_())
+        assert set(spikes.unique().tolist()) == {0.0, 1.0}
+        spikes.sum().backward()
+
+
+def test_ci_calls_the_readmes_test_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    second = re.findall(r"```bash\n(.*?)\n```", readme, re.S)[1]
+    assert "pytest" in second
+    assert second in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

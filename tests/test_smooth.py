@@ -1,0 +1,184 @@
+"""Smooth-forward check: with spikes replaced by the primitive the backward pass is exact.
+
+Then finite differences reach through spikes and resets, which they cannot in a spiking network, and
+judge the gradients of inputs, initial states and every parameter, for every spec and surrogate.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neurogen.backends import toolchain
+from neurogen.compiler.surrogates import TABLE
+from neurogen.loading import load
+from neurogen.nn import surrogate
+
+#: Spikes in levels are rounded straight through: their gradient is no derivative, by definition.
+SPECS = sorted(
+    path.stem
+    for path in (Path(__file__).parents[1] / "specs").glob("*.yaml")
+    if "kind: multilevel" not in path.read_text(encoding="utf-8")
+)
+STEPS, NEURONS = 5, 2
+#: One must do: small ones for functions that bend much or have a kink nearby, large ones for noise.
+DISTANCES = (1e-5, 1e-6, 1e-4, 1e-7)
+TOLERANCE = 1e-6  # relative to the largest derivative
+
+MODULES = [getattr(surrogate, entry.class_name) for entry in TABLE.values()]
+
+
+def every_kernel() -> str:
+    """The kernel texts of all surrogates behind one switch, so that one compiled kernel has all."""
+    text = "".join(f"namespace s{k} {{{cls.kernel}}}\n" for k, cls in enumerate(MODULES))
+    for name in ("primitive", "slope"):
+        cases = "".join(f"case {k}: return s{k}::{name}(u, p);\n" for k in range(len(MODULES)))
+        text += (
+            f"template <typename real> static real {name}(const real u, const real* const p) {{\n"
+            f"switch (int(p[3])) {{\n{cases}}}\nreturn u;\n}}\n"
+        )
+    return text
+
+
+class Any_(surrogate.Surrogate):
+    """Any surrogate of the table, by number."""
+
+    shape = ("a", "b", "c", "which")
+    kernel = every_kernel()
+
+    def choose(self, which: int) -> None:
+        """Become one of them, with its default parameters."""
+        given = (*MODULES[which]().arguments, 0.0, 0.0, 0.0)
+        self.a, self.b, self.c, self.which = *given[:3], float(which)
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile without optimisation: no result depends on it."""
+    compile_ = toolchain.shared_library
+
+    def shared_library(text: str, chosen: str, flags: tuple[str, ...]) -> Path:
+        return compile_(text, chosen, tuple("-O0" if f == "-O3" else f for f in flags))
+
+    monkeypatch.setattr(toolchain, "shared_library", shared_library)
+
+
+def variants(stem: str, long: bool) -> list[dict[str, Any]]:
+    """Keywords: both resets, the first with every flag as it is, the last with all flipped."""
+    cls = load(stem)
+    resets = [{}, {"v_reset": None}] if cls.v_reset_may_be_none else [{}]
+    plain = cls()
+    flags = [flag for flag in cls.flags if flag != "hard_reset"]
+    default = {flag: getattr(plain, flag) for flag in flags}
+    flipped = {flag: not value for flag, value in default.items()}
+    if long:
+        choices = itertools.product((True, False), repeat=len(flags))
+        chosen = [dict(zip(flags, choice, strict=True)) for choice in choices]
+        return [reset | choice for reset in resets for choice in chosen]
+    if len(resets) == 1:
+        return [default, flipped] if flags else [{}]
+    return [resets[0] | default, resets[1] | flipped]
+
+
+def learnt(stem: str, keywords: dict[str, Any], **more: Any) -> Any:
+    """A node in float64 whose every parameter is learnt."""
+    node = load(stem)(step_mode="m", **keywords, **more)
+    used = {name for constant in node.constants for name in constant.uses}
+    for name in node.parameter_names:
+        value = getattr(node, name)
+        if isinstance(value, float) and name in used:
+            setattr(node, name, nn.Parameter(torch.tensor([value])))
+    return node.double()
+
+
+def problem(stem: str, keywords: dict[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Inputs of a size that makes the neuron fire, and a state off rest."""
+    generator = torch.Generator().manual_seed(5)
+    node = load(stem)(step_mode="m", backend="torch", **keywords)
+    shape = (STEPS, NEURONS)
+    noise = [torch.rand(shape, generator=generator, dtype=torch.float64) for _ in node.inputs]
+    for scale in (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0):
+        xs = [scale * (0.2 + x) for x in noise]
+        node.reset()
+        if node(*xs).mean() > 0.15:
+            break
+    node.reset()
+    state = {
+        name: getattr(node, name)
+        + 0.1 * torch.rand(NEURONS, generator=generator, dtype=torch.float64)
+        for name in node.states
+    }
+    return xs, state
+
+
+def run(node: Any, xs: list[Tensor], state: Mapping[str, Tensor]) -> tuple[Tensor, float]:
+    """A fixed weighted sum of outputs and final states; and of their magnitudes."""
+    outputs, final = node.functional(*xs, state=dict(state))
+    generator = torch.Generator().manual_seed(6)
+    total, size = torch.zeros((), dtype=torch.float64), 0.0
+    flows = dict(zip(node.states, node.differentiable, strict=True))
+    for value in (outputs, *(final[name] for name in node.states if flows[name])):
+        weight = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        total = total + (value * weight).sum()
+        size += (value * weight).detach().abs().sum().item()
+    return total, size
+
+
+def central_differences(
+    node: Any, xs: list[Tensor], state: dict[str, Tensor], leaf: Tensor, step: float
+) -> Tensor:
+    """The derivative of `run` with respect to each element of a leaf."""
+    flat = leaf.detach().reshape(-1)  # a view: writes go to the leaf
+    result = torch.empty_like(flat)
+    with torch.no_grad():
+        for k, value in enumerate(flat.tolist()):
+            around, h = [], step * (min(1.0, abs(value)) or 1.0)
+            for shifted in (value + h, value - h):
+                flat[k] = shifted
+                around.append((run(node, xs, state)[0], flat[k].item()))
+            flat[k] = value
+            (above, high), (below, low) = around
+            result[k] = (above - below) / (high - low)
+    return result.reshape(leaf.shape)
+
+
+@pytest.mark.parametrize("stem", SPECS)
+def test_gradients_are_those_of_finite_differences(
+    stem: str, request: pytest.FixtureRequest
+) -> None:
+    wrong, felt = [], set()
+    for keywords in variants(stem, request.config.getoption("--long")):
+        chosen = Any_(spiking=False, a=0.0, b=0.0, c=0.0, which=0.0)
+        node = learnt(stem, keywords, backend="cpp", surrogate_function=chosen)
+        xs, state = problem(stem, keywords)
+        flows = dict(zip(node.states, node.differentiable, strict=True))
+        leaves = dict(zip(node.inputs, xs, strict=True))
+        leaves |= {f"initial {name}": value for name, value in state.items() if flows[name]}
+        for leaf in leaves.values():
+            leaf.requires_grad_()
+        leaves |= dict(node.named_parameters())
+        for which, cls in enumerate(MODULES):
+            chosen.choose(which)
+            loss, size = run(node, xs, state)
+            noise = 1e-14 * size / DISTANCES[0]
+            found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
+                error = torch.full_like(gradient, torch.inf)
+                for distance in DISTANCES:
+                    expected = central_differences(node, xs, state, leaf, distance)
+                    error = torch.fmin(error, (gradient - expected).abs())
+                    scale = max(1.0, float(expected.abs().max()))
+                    if error.max() <= TOLERANCE * scale + noise:
+                        break
+                else:
+                    wrong.append(f"{keywords} {cls.__name__} {name}: {gradient}, not {expected}")
+                if expected.any():
+                    felt.add(name)
+    assert not wrong, "\n".join(wrong)
+    assert set(node.inputs) <= felt, "a check that sees zeros only proves nothing"
