@@ -161,7 +161,7 @@ def test_readme_examples_run(tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     specs = [b for b in re.findall(r"```yaml\n(.*?)```", readme, re.S) if "name:" in b]
     assert len(specs) == 3
-    x = 2 * torch.randn(64, 4, 10)
+    x = 20 * torch.rand(64, 4, 10)
     for text in specs:
         node = neurogen.load_text(text)(step_mode="m")
         spikes = node(x.clone().requires_grad_())

@@ -48,6 +48,6 @@ class Report:
                 f"{operations(program.forward, defaults)} / "
                 f"{operations(program.backward, defaults)}",
                 f"{FLOAT * (inputs + 1)} / {FLOAT * (2 * inputs + 1)}",
-                f"{", ".join(program.inputs)}, O(N)",
+                f"{', '.join(program.inputs)}, O(N)",
             )
         )
