@@ -174,3 +174,20 @@ def test_ci_calls_the_readmes_test_command() -> None:
     second = re.findall(r"```bash\n(.*?)\n```", readme, re.S)[1]
     assert "pytest" in second
     assert second in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_examples_of_the_language_page_compile() -> None:
+    page = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    assert examples
+    for text in examples:
+        node = neurogen.load_text(text)(step_mode="m")
+        node(*(20 * torch.rand(20, 3) for _ in node.inputs))
+
+
+def test_every_key_is_on_the_language_page() -> None:
+    from neurogen.compiler.spec import Spec
+
+    page = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")
+    for key in set(Spec.__slots__) - {"source"}:
+        assert f"`{key}`" in page

@@ -1,0 +1,226 @@
+"""Text that means no good: refused at once with a SpecError, or rendered as harmless data."""
+
+from __future__ import annotations
+
+import ast
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neurogen.compiler.pipeline import Compiled, compile_text
+from neurogen.compiler.source import MAX_MISTAKES
+from neurogen.errors import SpecError
+from neurogen.mistakes import CODES
+
+ROOT = Path(__file__).parents[1]
+
+# -- hostile text ----------------------------------------------------------------------------------
+
+SMALL = "name: A\ncharge: v + x\n"
+
+
+def chain(count: int, step: str) -> str:
+    return "".join(f"  t{k + 1}: {step.format(f't{k}')}\n" for k in range(count))
+
+
+HOSTILE = {
+    "10 MB of text": "a" * 10_000_000,
+    "10 MB of comment": SMALL + "#" * 10_000_000,
+    "10 MB of keys": "a: 1\n" * 2_000_000,
+    "10 MB of nesting": "[" * 10_000_000,
+    "nested lists": "a: " + "[" * 30_000,
+    "nested mappings": "a: " + "{a: " * 8_000,
+    "nested block lists": "- " * 16_000,
+    "nested keys": "? " * 16_000,
+    "a flow of empty lists": "name: [" + "[]," * 10_000 + "]",
+    "many keys": "".join(f"k{k}: 1\n" for k in range(4_000)),
+    "many duplicate keys": "name: A\n" * 4_000,
+    "many parameters": SMALL + "parameters: {" + ", ".join(f"p{k}: 1" for k in range(4_000)) + "}",
+    "many wrong parameters": SMALL + "parameters:\n" + "".join(
+        f"  p{k}: {{q: 1, r: 2}}\n" for k in range(60)),
+    "billion laughs": "a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\n" + SMALL,
+    "merge keys": "base: &base {a: 1}\n<<: *base\n" + SMALL,
+    "python tag": "name: !!python/object/apply:os.system [exit]\ncharge: v + x\n",
+    "custom tag": "name: !spec A\ncharge: v + x\n",
+    "binary tag": "name: !!binary AAAA\ncharge: v + x\n",
+    "null byte": "name: A\0\ncharge: v + x\n",
+    "escape sequence": "name: A\ndoc: \x1b[31mred\ncharge: v + x\n",
+    "escaped escape sequence": 'name: A\n"\\e[31m": 1\ncharge: v + x\n',
+    "bidi override": "name: A\ndoc: \u202eevil\ncharge: v + x\n",
+    "bidi isolate": "name: A\ncharge: v + x \u2066# \u2069\n",
+    "line separator": "name: A\ndoc: a\u2028b\ncharge: v + x\n",
+    "lone surrogate": "name: A\ndoc: \ud800\ncharge: v + x\n",
+    "line break in a key": 'name: A\n"a\\nb": 1\ncharge: v + x\n',
+    "line break in a name": 'name: "A\\n    import os"\ncharge: v + x\n',
+    "quotes in a name": "name: 'A\"\"\"'\ncharge: v + x\n",
+    "template in a name": "name: '{{ 7 * 7 }}'\ncharge: v + x\n",
+    "long name": "name: " + "A" * 5_000 + "\ncharge: v + x\n",
+    "long key": "a" * 20_000 + ": 1\n" + SMALL,
+    "long name in an equation": "name: A\ncharge: v + x + " + "a" * 1_900 + "\n",
+    "long number": "name: A\ncharge: v + x + " + "9" * 1_900 + "\n",
+    "long parameter": SMALL + "parameters: {tau: " + "9" * 5_000 + "}",
+    "long equation": "name: A\ncharge: v + x" + " + x" * 10_000 + "\n",
+    "10,000 brackets": "name: A\ncharge: " + "(" * 10_000 + "v + x" + ")" * 10_000 + "\n",
+    "900 brackets": "name: A\ncharge: " + "(" * 900 + "v + x" + ")" * 900 + "\n",
+    "10,000 minus signs": "name: A\ncharge: " + "-" * 10_000 + "x\n",
+    "1,900 minus signs": "name: A\ncharge: v + " + "-" * 1_900 + "x\n",
+    "1,900 plus signs": "name: A\ncharge: v + " + "+" * 1_900 + "x\n",
+    "nots": "name: A\ncharge: x if " + "not " * 480 + "v > 0 else v\n",
+    "calls in calls": "name: A\ncharge: v + " + "exp(" * 400 + "x" + ")" * 400 + "\n",
+    "powers of powers": "name: A\ncharge: v + 9**9**9**9\n",
+    "powers of x": "name: A\ncharge: v + " + "(" * 20 + "x" + "**32)" * 20 + "\n",
+    "towers": "name: A\ncharge: v + x" + "**2" * 900 + "\n",
+    "a long product": "name: A\ncharge: v + " + "*".join(["x**32"] * 50) + "\n",
+    "a long chain of comparisons": "name: A\ncharge: x if " + "<".join(["v"] * 900) + " else v\n",
+    "a long conjunction": "name: A\ncharge: x if " + " and ".join(["v > x"] * 150) + " else v\n",
+    "many arguments": "name: A\ncharge: v + min(" + ",".join(["x"] * 900) + ")\n",
+    "branches": "name: A\ncharge: " + "x if v > x else " * 100 + "v\n",
+    "nested maxima": "name: A\ncharge: " + "max(" * 50 + "v + x" + ", v * x)" * 50 + "\n",
+    "200 states": "name: A\nstates:\n" + "".join(f"  s{k}: 0\n" for k in range(200)) + "charge:\n"
+    + "".join(f"  s{k}: s{k} + x\n" for k in range(200)) + "fire: s0 > 1\n",
+    "60 dense states": "name: A\nstates:\n" + "".join(f"  s{k}: 0\n" for k in range(60))
+    + "charge:\n" + "".join(f"  s{k}: x + " + "*".join(f"s{j}" for j in range(55)) + "\n" for k in range(60))
+    + "fire: s0 > 1\nreset: none\n",
+    "40 dense differential equations": "name: A\nstates:\n" + "".join(f"  s{k}: 0\n" for k in range(
+        40)) + "dynamics:\n" + "".join(f"  s{k}: x + " + "+".join(f"{j}*s{j}" for j in range(40))
+        + "\n" for k in range(40)) + "scheme: exact\nfire: s0 > 1\nreset: none\n",
+    "constants that double": "name: A\nparameters: {tau: 2}\nlet:\n  t0: tau + 1\n"
+    + chain(60, "{0} * {0}") + "charge: v + x * t60\n",
+    "constants that deepen": "name: A\nparameters: {tau: 2}\nlet:\n  t0: tau + 1\n"
+    + chain(60, "exp(-{0} * tau)") + "charge: v + x * t60\n",
+    "temporaries that double": "name: A\nlet:\n  t0: x + v\n" + chain(60, "{0} * {0}")
+    + "dynamics: {v: t60 - v}\nscheme: exact\n",
+    "a power that is hard to expand": "name: A\nparameters: {a: 1, b: 2, c: 3}\n"
+    "dynamics: {v: (a+b*x+c+v)**32*(a-b+c*x-v)**32}\nscheme: exponential_euler\n",
+    "a kernel of high order": SMALL.replace("x", "k(x)") + "kernels: {k: "
+    + " + ".join(f"exp(-{k} * s)" for k in range(1, 40)) + "}\n",
+    "a kernel that is hard to expand": SMALL.replace("x", "k(x)") + "parameters: {a: 1, b: 2}\n"
+    "kernels: {k: (a*exp(-s)+b*exp(-2*s)+exp(-3*s)+s)**32}\n",
+    "a kernel that calls itself": SMALL.replace("x", "k(x)") + "kernels: {k: exp(-k(s))}\n",
+    "division by what is always 0": "name: A\ncharge: v + x / (v - v)\n",
+    "a number beyond float64": "name: A\ncharge: 1e300 * v * 1e300 + x\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_text_is_refused_at_once(what: str) -> None:
+    start = time.process_time()
+    with pytest.raises(SpecError) as caught:
+        compile_text(HOSTILE[what])
+    assert time.process_time() - start < 2
+    assert len(caught.value.mistakes) <= MAX_MISTAKES
+    for mistake in caught.value.mistakes:
+        assert mistake.code in CODES
+        assert str(mistake).replace("\n", "").isprintable()
+        assert len(str(mistake)) < 1_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"""', "'''", "*/", "//", "\\", "\\n", "??/", "{{ 7 * 7 }}", "{% raw %}", "#}", "%s{0}$x",
+     "import os", "\u00e9\u4e2d\U0001f9e0", "end\\", '\\"""', "trailing \\\\", "a\tb"],
+)  # fmt: skip
+def test_text_stays_inside_what_it_is_rendered_into(text: str) -> None:
+    quoted = "'" + text.replace("'", "''") + "'"
+    compiled = compile_text(
+        f"name: A\nsummary: {quoted}\nreference: {quoted}\ndoc: {quoted}\n"
+        f"parameters: {{tau: {{default: 2, unit: {quoted}, doc: {quoted}}}}}\n"
+        f"learnable: {{w: {{init: 1, unit: {quoted}, doc: {quoted}}}}}\n"
+        f"flags: {{f: {{default: true, doc: {quoted}}}}}\ncharge: v + x / tau * w if f else v\n"
+    )
+    plain = compile_text(
+        "name: A\nsummary: S\nparameters: {tau: 2}\nlearnable: {w: 1}\nflags: {f: true}\n"
+        "charge: v + x / tau * w if f else v\n"
+    )
+    for ours, reference in zip(compiled.artefacts, plain.artefacts, strict=True):
+        if ours.path.endswith(".py"):
+            assert _code(ours.text) == _code(reference.text)
+        else:
+            assert _uncommented(ours.text) == _uncommented(reference.text)
+
+
+def _code(text: str) -> str:
+    """A module without its docstrings and digest."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = node.body[ast.get_docstring(node) is not None :]
+    return re.sub(r"[0-9a-f]{16}", "", ast.dump(tree))
+
+
+def _uncommented(text: str) -> str:
+    assert "??/" not in text and not re.search(r"\\\n", text)
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+# -- fuzzing ---------------------------------------------------------------------------------------
+
+CORPUS = [
+    path.read_text(encoding="utf-8")
+    for folder in ("specs", "tests/specs/valid", "tests/specs/invalid")
+    for path in sorted((ROOT / folder).glob("*.yaml"))
+]
+_PIECES = """v x spike prev(spike) step(v) heaviside(v) detach(x) 0 -1 1e300 1e-300 **2 **-2 * / + - (
+) if else and or not >= > == exp(x) log(v) sqrt(v) max(v,1) round(v) v_rest dt output none hard auto
+fire: reset: charge: states: learnable: parameters: flags: dynamics: scheme: kernels: surrogate:
+expect: { } [ ] : , ' " | & * ! # % @ null true ~ ? --- tau w u s v-v 0*v x/(v-v) 1e300*v*1e300
+init: default: name: let: inputs: integer:"""
+PIECES = [*_PIECES.split(), "\n", "\n  ", "\t", "\0", "\u202e", "- "]
+
+
+@st.composite
+def mutated_specs(draw: st.DrawFn) -> str:
+    text = draw(st.sampled_from(CORPUS))
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(text)))
+        match draw(st.integers(0, 4)):
+            case 0:
+                text = text[:place] + text[place + draw(st.integers(1, 12)) :]
+            case 1:
+                text = text[:place] + draw(st.sampled_from(PIECES)) + text[place:]
+            case 2:
+                text = text[:place] + draw(st.characters()) + text[place:]
+            case 3:
+                lines = text.split("\n")
+                lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from(lines)))
+                text = "\n".join(lines)
+            case 4:
+                words = list(re.finditer(r"[A-Za-z_]\w*|[-+*/]|\d+\.?\d*", text))
+                if words:
+                    word = draw(st.sampled_from(words))
+                    other = draw(st.sampled_from([w[0] for w in words] + PIECES))
+                    text = text[: word.start()] + other + text[word.end() :]
+    return text
+
+
+def outcome(text: str) -> Compiled | SpecError:
+    try:
+        return compile_text(text)
+    except SpecError as error:
+        assert error.mistakes
+        for mistake in error.mistakes:
+            assert mistake.code in CODES and mistake.message.isprintable()
+        return error
+
+
+@given(mutated_specs())
+@settings(max_examples=200)
+def test_a_mutated_spec_is_a_neuron_or_a_mistake(text: str) -> None:
+    outcome(text)
+
+
+@given(st.text(max_size=200) | st.text("name:charge{}[]()v+x*-/ \n#'\"|>&!", max_size=120))
+@settings(max_examples=150)
+def test_any_text_is_a_neuron_or_a_mistake(text: str) -> None:
+    outcome(text)
+
+
+@given(st.text("vx()+-*/.,<>=!0123456789e if else and not exp min\n", max_size=60))
+@settings(max_examples=150)
+def test_any_equation_is_a_neuron_or_a_mistake(text: str) -> None:
+    quoted = text.replace("'", "''")
+    outcome(f"name: A\ncharge: 'v + x + {quoted}'\n")
