@@ -1,4 +1,4 @@
-"""The command line and `neurogen.load`: files, exit codes, messages, freshness of what is committed."""
+"""The command line and `neurogen.load`: files, exit codes, messages, freshness."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def test_one_wrong_spec_stops_the_others(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [["build"], ["build", "--nope"], ["build", "a-b.yaml"], ["x"]])
+@pytest.mark.parametrize(
+    "arguments", [["build"], ["build", "--nope"], ["build", "a-b.yaml"], ["x"]]
+)
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
     assert run(*arguments)[0] == 2
 

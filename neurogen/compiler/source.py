@@ -152,12 +152,11 @@ def read(text: str, file: str) -> Source:
     Raises:
         SpecError: Not YAML, too large, too deep, aliases, tags, or keys that are no text.
     """
+    if len(text) > MAX_CHARACTERS:
+        message = f"the spec has {len(text)} characters, more than {MAX_CHARACTERS}"
+        raise SpecError((Mistake("NG008", message, Location(file, 1, 1)),))
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     reading = _Reading(file, text)
-    if len(text) > MAX_CHARACTERS:
-        raise reading.refusal(
-            "NG008", f"the spec has {len(text)} characters, more than {MAX_CHARACTERS}"
-        )
     if deceptive := _DECEPTIVE.search(text):
         raise reading.refusal(
             "NG002",

@@ -61,6 +61,11 @@ RESERVED: Mapping[str, str] = {
     **LANGUAGE,
 }
 
+#: Names that no parameter of a surrogate can have besides.
+SHAPE_RESERVED = frozenset(
+    ("arguments", "fire", "gradient", "kernel", "primitive", "set_spiking_mode", "slope")
+)
+
 Per = Literal["layer", "channel", "neuron", "step"]
 Transform = Literal["identity", "sigmoid", "softplus", "exp", "clamp"]
 Scheme = Literal["euler", "exponential_euler", "exact", "rk2", "rk4"]
@@ -572,6 +577,8 @@ class _Reader:
     def shape(self, name: str, node: Node, path: Path) -> tuple[str, float]:
         if name == "u":
             self.add("NG010", path, "'u' is the surrogate's argument", key=True)
+        elif name in SHAPE_RESERVED:
+            self.add("NG010", path, f"'{name}' is an attribute of every surrogate", key=True)
         return self.own_name(name, path, attribute=True), self.number(node, path)
 
     def expect(self, node: Node, path: Path) -> Expect | None:

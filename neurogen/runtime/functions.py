@@ -70,7 +70,10 @@ class _Sqrt(torch.autograd.Function):
 
 def sqrt(a: Tensor) -> Tensor:
     """The correctly rounded square root; NaN below 0."""
-    result: Tensor = _Sqrt.apply(a) if a.device.type == "cpu" else torch.sqrt(a)
+    if a.device.type != "cpu":
+        root: Tensor = torch.sqrt(a)
+        return root
+    result: Tensor = _Sqrt.apply(a)  # type: ignore[no-untyped-call]
     return result
 
 

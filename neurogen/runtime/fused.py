@@ -115,7 +115,9 @@ def run(call: Call, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...],
         states: 0-dim or of one time step's shape, in the compute dtype.
         constants: Broadcastable to one time step, in the compute dtype.
     """
-    result: tuple[Tensor, ...] = _Fused.apply(call, *inputs, *states, *constants)
+    result: tuple[Tensor, ...] = _Fused.apply(  # type: ignore[no-untyped-call]
+        call, *inputs, *states, *constants
+    )
     return result
 
 

@@ -12,7 +12,9 @@ What it does not understand is a `ValueError`, never a guess.
     oracle = neuron.run(x, dtype=torch.float64, forced=run.decisions)
     oracle.outputs.backward(gradient.double())
 
-`stepper` is what a neuron does, `equations` what an expression is worth, `curves` the surrogates.
+`stepper` is what a neuron does, `dynamics` its differential equations, `kernels` its response
+kernels; `reading` takes entries of a spec, `syntax` texts of equations; `equations` is what an
+expression is worth, `curves` the surrogates.
 """
 
 from neurogen.tools.reference.stepper import Reference, Run

@@ -44,7 +44,7 @@ class Run:
     """What `Reference.run` returns; all floating tensors have the compute dtype.
 
     Attributes:
-        outputs: [T, N, *], the spec's `output` (the spikes, 0 or 1, by default).
+        outputs: [T, N, *], the spec's `output` (the spikes by default: 0 or 1, -1 ... 1 or levels).
         sequences: State name -> [T, N, *], values after the reset of each step.
         state: State name -> [N, *], values after the last step, to start another run from; with
             the last "spike" if the spec uses `prev(spike)`.
