@@ -84,7 +84,7 @@ HOSTILE = {
     "200 states": "name: A\nstates:\n" + "".join(f"  s{k}: 0\n" for k in range(200)) + "charge:\n"
     + "".join(f"  s{k}: s{k} + x\n" for k in range(200)) + "fire: s0 > 1\n",
     "60 dense states": "name: A\nstates:\n" + "".join(f"  s{k}: 0\n" for k in range(60))
-    + "charge:\n" + "".join(f"  s{k}: {DENSE}\n" for k in range(60)) 
+    + "charge:\n" + "".join(f"  s{k}: {DENSE}\n" for k in range(60))
     + "fire: s0 > 1\nreset: none\n",
     "40 dense differential equations": "name: A\nstates:\n" + "".join(f"  s{k}: 0\n" for k in range(
         40)) + "dynamics:\n" + "".join(f"  s{k}: x + " + "+".join(f"{j}*s{j}" for j in range(40))

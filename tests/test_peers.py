@@ -294,7 +294,9 @@ def local(text: str, backend: str, **keywords: Any) -> Any:
 
 @pytest.mark.parametrize("detach", [False, True])
 @pytest.mark.parametrize("v_reset", [0.0, None, -0.2])
-def test_if(jelly: Any, backend: str, dtype: torch.dtype, v_reset: float | None, detach: bool) -> None:
+def test_if(
+    jelly: Any, backend: str, dtype: torch.dtype, v_reset: float | None, detach: bool
+) -> None:
     both = {"v_threshold": 1.0, "v_reset": v_reset, "detach_reset": detach}
     agree(Pair(zoo("if", backend, **both), of_jelly(jelly.IFNode(**both))), dtype)
 
@@ -303,7 +305,12 @@ def test_if(jelly: Any, backend: str, dtype: torch.dtype, v_reset: float | None,
 @pytest.mark.parametrize("v_reset", [0.0, None, -0.2])
 @pytest.mark.parametrize("decay_input", [True, False])
 def test_lif(
-    jelly: Any, backend: str, dtype: torch.dtype, v_reset: float | None, decay_input: bool, detach: bool
+    jelly: Any,
+    backend: str,
+    dtype: torch.dtype,
+    v_reset: float | None,
+    decay_input: bool,
+    detach: bool,
 ) -> None:
     both = {"tau": 3.0, "decay_input": decay_input, "v_reset": v_reset, "detach_reset": detach}
     pair = Pair(zoo("lif", backend, **both), of_jelly(jelly.LIFNode(**both)), spread=2.0)
@@ -490,7 +497,9 @@ def test_leaky_with_a_prompt_reset(snn: Any, backend: str, dtype: torch.dtype) -
 
 def test_lapicque(snn: Any, backend: str, dtype: torch.dtype) -> None:
     ours = local(LAPICQUE, backend, dt=0.5)
-    constants = {name: torch.tensor(value, dtype=dtype) for name, value in {"R": 5.1, "C": 1.5}.items()}
+    constants = {
+        name: torch.tensor(value, dtype=dtype) for name, value in {"R": 5.1, "C": 1.5}.items()
+    }
     theirs = snn.Lapicque(**constants, time_step=torch.tensor(0.5, dtype=dtype))
     agree(Pair(ours, of_snn(theirs, ("v",)), spread=3.0, shift=1.0), dtype)
 

@@ -28,7 +28,7 @@ LAYOUTS = ("contiguous", "channels_last", "strided", "expanded")
 
 #: Largest error of a gradient, relative to its largest element, by compute dtype.
 GRADIENT_LIMIT = {torch.float64: 1e-10, torch.float32: 1e-5}
-#: Beyond this no rounding in float32 excuses the gradient of a parameter.
+#: Beyond this no rounding in float32 excuses a gradient.
 ROUNDING_LIMIT = 1e-3
 #: States and outputs of steps with transcendental functions, likewise.
 STATE_LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -144,17 +144,17 @@ def compare(text: str, case: Case, problem: Problem) -> Comparison:
         if error > limit:  # stiff: held against torch's own autograd in this dtype
             own = own or _reference_gradients(*run, compute)
             limit = max(limit, 4 * distance(own[name], expected[name]) + rounding)
-            if not exact and name in arguments and compute == torch.float32:
+            if not exact and compute == torch.float32:
                 limit = max(limit, _own_error(text, case, problem, name))
         comparison.findings.append(Finding(f"gradient of {name}", error, limit))
     return comparison
 
 
 def _own_error(text: str, case: Case, problem: Problem, name: str) -> float:
-    """What rounding in float32 may do to the gradient of a parameter of a recursion.
+    """What rounding in float32 may do to a gradient of a step with functions or recursions.
 
-    The reference convolves in float64 and is no yardstick; torch's own autograd of the recursion is,
-    up to `ROUNDING_LIMIT`. (That the recursion is the right one is proved in float64, to 1e-10.)
+    The reference convolves in float64 and is no yardstick; torch's own autograd of the recursion
+    is, up to `ROUNDING_LIMIT`. (That the recursion is the right one is proved in float64, to 1e-10.)
     """
     if case.backend == "torch":
         return ROUNDING_LIMIT
