@@ -249,7 +249,7 @@ def test_trees_compare_by_what_they_say() -> None:
 def test_trees_know_their_size() -> None:
     tree = parse("exp(v + x) * 2 if v > x else x")
     assert isinstance(tree, Apply)
-    assert tree.size == len(list(walk(tree))) == 10
+    assert tree.size == len(list(walk(tree))) == 11
     assert tree.depth == 4
     assert names(tree) == {"v", "x"}
 

@@ -81,7 +81,7 @@ def test_cpp_compiles_without_a_warning(stem: str, tmp_path: Path) -> None:
 
 def test_a_warning_would_be_seen(tmp_path: Path) -> None:
     text = one_unit("if").replace("output_ = ", "real nothing; output_ = ")
-    assert "unused variable 'nothing'" in syntax(text, tmp_path).replace("‘", "'").replace("’", "'")
+    assert re.search(r"unused variable .nothing. ", syntax(text, tmp_path))
 
 
 def nvrtc_log(stem: str, variant: Variant, architecture: str) -> str:
@@ -123,7 +123,7 @@ def test_cuda_compiles_for_every_architecture(stem: str) -> None:
             stacks = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
             assert len(stacks) == (3 if backward else 1), "backward comes with the sums"
             assert set(stacks) == {("0", "0")}, log
-            strange = [w for w in re.findall(r"warning.*", log) if "never referenced" not in w]
+            strange = [w for w in re.findall(r"warning\b.*", log) if "never referenced" not in w]
             assert all("Architectures prior to" in w for w in strange), log
 
 

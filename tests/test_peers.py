@@ -1,8 +1,8 @@
 """The same neurons elsewhere: spikes agree exactly, states and gradients to 1e-5.
 
-SpikingJelly and snnTorch are optional; what is not installed is skipped. Where a peer departs from the
-paper that a zoo spec follows, or the zoo has no such neuron, the peer's equations are written out here
-as a spec. The traces of the NIR paper's LIF come with the tests.
+SpikingJelly and snnTorch are optional; what is not installed is skipped. Where a peer departs from
+the paper that a zoo spec follows, or the zoo has no such neuron, the peer's equations are written
+out here as a spec. The traces of the NIR paper's LIF come with the tests.
 """
 
 from __future__ import annotations

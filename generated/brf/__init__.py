@@ -109,5 +109,4 @@ class BRFNode(Neuron):
         spike = surrogate.fire(u_, h_v > v_threshold + q)          # fire: S[t]
         reset_spike = fn.detach(spike) if detach_reset else spike  # S[t] as reset sees it
         next_q = gamma * q + reset_spike                           # reset: q[t]
-        next_v = h_v                                               # reset: V[t]
         return spike, h_v, h_w, next_q

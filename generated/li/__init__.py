@@ -76,5 +76,4 @@ class LINode(Neuron):
     def step(x: Any, v: Any, tau: Any, surrogate: Any, detach_reset: Any, decay_input: Any) -> tuple[torch.Tensor, ...]:
         """One step in plain torch: V[t-1] and X[t] to S[t] and V[t]."""
         h_v = v + (x - v) / tau if decay_input else v - v / tau + x  # charge: H[t]
-        output = h_v                                                 # output
         return h_v, h_v

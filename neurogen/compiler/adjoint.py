@@ -46,7 +46,7 @@ def build_program(model: Model) -> Program:
         matrices=model.matrices,
         flags=model.flags,
         grad_output=model.grad_output,
-        step=Kernel(model.statements, results),
+        step=live(Kernel(model.statements, results)),
         forward=live(share(Kernel(
             tuple(a for a in forward if not isinstance(a.expression, Name)), results), fresh)),
         backward=live(share(Kernel(backward, gradients), fresh)),

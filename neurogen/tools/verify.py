@@ -154,7 +154,7 @@ def _own_error(text: str, case: Case, problem: Problem, name: str) -> float:
     """What rounding in float32 may do to a gradient of a step with functions or recursions.
 
     The reference convolves in float64 and is no yardstick; torch's own autograd of the recursion
-    is, up to `ROUNDING_LIMIT`. (That the recursion is the right one is proved in float64, to 1e-10.)
+    is, up to `ROUNDING_LIMIT`. (That the recursion is right is proved in float64, to 1e-10.)
     """
     if case.backend == "torch":
         return ROUNDING_LIMIT
