@@ -3,7 +3,7 @@
     python benchmarks/lif.py [--shapes 4x1048576 16x262144 …] [--rounds 15]
 
 Contenders take turns within one process, on inputs that are not zeros, after their spikes were
-found equal. `copy` and `add` are the memory traffic of one pass: y.copy_(x) and torch.add(x, g, out=y).
+found equal. The memory traffic of one pass stands beside: y.copy_(x) and torch.add(x, g, out=y).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def build(
     if surrogates:
         folders[Path(__file__).parent] = (pipeline.surrogate_table(),)
     if check:
-        failures += _check(folders, [*map(str, specs)], out)
+        failures += _check(folders, [*map(str, specs), *["--surrogates"] * surrogates], out)
     elif not failures:
         try:
             for folder, artefacts in folders.items():

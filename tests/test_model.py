@@ -39,8 +39,9 @@ def run(neuron: Model, **values: float) -> dict[str, float]:
         known.setdefault(state.name, evaluate(state.initial, known))
     for statement in neuron.statements:
         known[statement.name] = evaluate(spikes(statement.expression), known)
-    return known | {f"V_{s.name}": known[s.following] for s in neuron.states} | {
-        f"H_{s.name}": known[s.charged] for s in neuron.states} | {"output": known[neuron.output]}  # fmt: skip
+    after = {f"V_{s.name}": known[s.following] for s in neuron.states}
+    charged = {f"H_{s.name}": known[s.charged] for s in neuron.states}
+    return known | after | charged | {"output": known[neuron.output]}
 
 
 def statements(neuron: Model) -> dict[str, str]:

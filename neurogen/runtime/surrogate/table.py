@@ -8,7 +8,7 @@ import torch
 from neurogen.runtime import functions as fn
 from neurogen.runtime.surrogate.base import Surrogate, function_form
 
-__all__ = ["S2NN", "ATan", "Erf", "FastSigmoid", "LeakyKReLU", "LogTailedReLU", "NonzeroSignLogAbs", "PiecewiseExp", "PiecewiseQuadratic", "Rect", "Sigmoid", "SoftSign", "SuperSpike", "atan", "erf", "fast_sigmoid", "leaky_k_relu", "log_tailed_relu", "nonzero_sign_log_abs", "piecewise_exp", "piecewise_quadratic", "rect", "s2nn", "sigmoid", "soft_sign", "super_spike"]
+__all__ = ["ATan", "Erf", "FastSigmoid", "LeakyKReLU", "LogTailedReLU", "NonzeroSignLogAbs", "PiecewiseExp", "PiecewiseQuadratic", "Rect", "S2NN", "Sigmoid", "SoftSign", "SuperSpike", "atan", "erf", "fast_sigmoid", "leaky_k_relu", "log_tailed_relu", "nonzero_sign_log_abs", "piecewise_exp", "piecewise_quadratic", "rect", "s2nn", "sigmoid", "soft_sign", "super_spike"]
 
 
 class Sigmoid(Surrogate):
