@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from neurogen.compiler.expression import Apply, Expression, Number, infix, parse
+from neurogen.compiler.expression import Apply, Expression, Number, infix
 from neurogen.compiler.model import Model, build_model
 from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.pipeline import compile_text
@@ -80,8 +80,9 @@ def test_defaults_of_the_base_neuron_can_be_given() -> None:
         ("reset: auto", ["v_threshold", "v_reset"], ("hard_reset",), 0.0),
         ("reset: hard", ["v_threshold", "v_reset"], (), 0.0),
         ("reset: soft", ["v_threshold"], (), 0.5),
-        ("reset: none", ["v_threshold"], (), 1.5),
-        ("reset: {v: v - 2 * spike}", ["v_threshold"], (), -0.5),
+        ("reset: none", ["v_threshold", "v_reset"], ("hard_reset",), 1.5),
+        ("reset: {v: v - 2 * spike}", ["v_threshold", "v_reset"], ("hard_reset",), -0.5),
+        ("reset: {v: v - 2 * spike}\nstates: {v: 0}", ["v_threshold"], (), -0.5),
         ("reset: {v: v_rest * spike}", ["v_threshold", "v_reset"], ("hard_reset",), 0.0),
         ("reset: {v: v_reset * spike}", ["v_threshold", "v_reset"], (), 0.0),
     ],
@@ -120,19 +121,18 @@ def test_charge_goes_in_order_and_prev_looks_back() -> None:
     assert (result["H_a"], result["jump"], result["H_v"]) == (3.0, 2.0, 15.0)
 
 
-def test_a_state_can_be_charged_twice() -> None:
-    neuron = model("charge: {v: v + x}\noutput: v\nfire: none")
-    twice = model("states: {v: 0.0, a: 0.0}\ncharge: {v: v + x, a: v, w: 2 * a, v2: v + w}\n"
-                  "output: v2\nfire: none")  # fmt: skip
-    assert run(neuron, v=1.0, x=2.0)["output"] == 3.0
-    assert run(twice, v=1.0, x=2.0)["output"] == 9.0
+def test_a_step_of_charge_sees_the_states_above_it_changed() -> None:
+    neuron = model("states: {v: 0.0, a: 0.0}\ncharge: {v: v + x, a: v, w: 2 * a, sum: v + w}\n"
+                   "output: sum\nfire: none")  # fmt: skip
+    assert run(neuron, v=1.0, x=2.0)["output"] == 9.0
 
 
 def test_fire_sees_charged_values_and_its_comparison_is_strict_as_written() -> None:
-    body = "states: {v: 0.0, a: 1.0}\ncharge: {v: v + x, a: 2 * a}\nfire: v {} a\nreset: none"
-    assert run(model(body.format(">=")), v=1.0, x=1.0)["output"] == 1.0
-    assert run(model(body.format(">")), v=1.0, x=1.0)["output"] == 0.0
-    assert statements(model(body.format(">")))["u"] == "h_v - h_a", "the surrogate's argument"
+    body = "states: {v: 0.0, a: 1.0}\ncharge: {v: v + x, a: 2 * a}\nreset: none\nfire: v >= a"
+    strict = body.replace(">=", ">")
+    assert run(model(body), v=1.0, x=1.0)["output"] == 1.0
+    assert run(model(strict), v=1.0, x=1.0)["output"] == 0.0
+    assert statements(model(strict))["u"] == "h_v - h_a", "the surrogate's argument"
 
 
 def test_reset_is_simultaneous() -> None:
@@ -187,7 +187,7 @@ def test_detach_reset_is_nowhere_but_in_reset() -> None:
 
 
 def test_a_silent_neuron_has_no_spike() -> None:
-    neuron = model("charge: 0.5 * v + x\nfire: none\noutput: v")
+    neuron = model("states: {v: 0}\ncharge: 0.5 * v + x\nfire: none\noutput: v")
     assert list(statements(neuron)) == ["h_v", "output"]
     assert [p.name for p in neuron.parameters] == []
 
@@ -224,7 +224,7 @@ def test_parameter_only_subexpressions_are_constants_as_written() -> None:
         "charge: decay * v + (1 - alpha) * x + x / tau\nreset: none\nfire: v >= 1"
     )
     assert constants(neuron) == {
-        "decay": "exp(-1 / tau)",
+        "decay": "exp((-1) / tau)",
         "one_minus_alpha": "1 - alpha",
         "tau": "tau",
     }
@@ -284,27 +284,37 @@ def test_mistakes_of_reading_and_of_meaning_come_together() -> None:
 name: A
 parametrs: {tau: {default: 0.5, where: tau > 1}}
 states: {v: 0.0, a: 0.0}
-charge: {v: v + (x, a: a + vv}
+charge: {v: v + (x), a: a + vv}
+let: {half: x /}
 fire: v
 reset: {b: 1}
 surrogate: atann
 """
-    assert codes(text) == ["NG003", "NG033", "NG021", "NG010", "NG005"] or True
-    found = codes(text.replace("(x, a", "(x), a"))
-    assert found == ["NG003", "NG033", "NG012", "NG024", "NG031", "NG012"]
+    with pytest.raises(SpecError) as caught:
+        compile_text(text)
+    found = [(m.code, m.location.line) for m in caught.value.mistakes]
+    assert found == [("NG003", 3), ("NG033", 3), ("NG012", 5), ("NG021", 6), ("NG024", 7),
+                     ("NG031", 8), ("NG012", 9)]  # fmt: skip
 
 
 def test_nothing_is_called_unused_when_not_all_could_be_read() -> None:
     assert codes("name: A\nparameters: {tau: 2.0}\ncharge: v + x / (tau") == ["NG021"]
-    assert codes("name: A\nparameters: {tau: 2.0}\nlett: {a: x / tau}\nchrg: v + a") == ["NG003",
-                 "NG003"] or True  # fmt: skip
+    assert codes("name: A\nparameters: {tau: 2.0}\nzzz: {a: x / tau}\ncharge: v + x") == ["NG003"]
 
 
 def test_a_slip_in_a_name_is_one_mistake() -> None:
     assert codes("name: A\nparameters: {tau: 2.0}\ncharge: v + x / tua") == ["NG012"]
 
 
-def test_the_tree_of_a_mistake_is_no_equation() -> None:
-    assert parse("v") != parse("x")
+def test_a_temporary_named_like_a_charged_counter_keeps_its_gradient() -> None:
+    """Names of statements are told apart by what they are, not by how they are spelt."""
+    neuron = model(
+        "states: {v: 0.0, k: {init: 0, integer: true}}\nlet: {h_k: x / 2}\n"
+        "charge: {k: k + 1, v: v + h_k}\nfire: v >= k"
+    )
+    assert [s.charged for s in neuron.states] == ["h_v", "h_k_1"]
+
+
+def test_reading_alone_refuses_too() -> None:
     with pytest.raises(SpecError, match="NG021"):
         parse_spec("name: A\ncharge: v +", "test.yaml")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from neurogen.compiler import expression, source, spec
 from neurogen.compiler.pipeline import compile_file, compile_text
 from neurogen.compiler.spec import LANGUAGE, MAX_SHAPE, RESERVED, SHAPE_RESERVED, parse_spec
 from neurogen.errors import Mistake, SpecError
@@ -87,6 +88,20 @@ def test_every_code_has_a_pair() -> None:
     for path in INVALID:
         found |= set(re.findall(r"# expect: (NG\d{3})", path.read_text(encoding="utf-8")))
     assert sorted(found | {"NG001"}) == sorted(CODES)  # NG001 is about files, below
+
+
+def test_every_code_is_on_the_language_page() -> None:
+    page = (HERE.parents[1] / "docs" / "language.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (NG\d{3}) \| (.*) \|$", page, re.MULTILINE) == list(CODES.items())
+
+
+def test_the_limits_on_the_language_page_are_those_of_the_compiler() -> None:
+    page = (HERE.parents[1] / "docs" / "language.md").read_text(encoding="utf-8")
+    limits = (f"{source.MAX_CHARACTERS} characters, {spec.MAX_NAMES} names of a kind, "
+              f"{spec.MAX_FLAGS} flags, {expression.MAX_CHARACTERS} characters an equation, "
+              f"{expression.MAX_DEPTH} operators in depth, exponents of {expression.MAX_EXPONENT},"
+              )  # fmt: skip
+    assert limits in " ".join(page.split())
 
 
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)

@@ -167,6 +167,7 @@ class _Step:
         self.temporaries()
         self.charge()
         self.charged = len(self.statements)
+        self.after_charge = dict(self.current)
         self.fire()
         self.fired = len(self.statements)
         self.reset()
@@ -413,14 +414,9 @@ class _Step:
         drawn = tuple(
             Assign(s.name, prelude.visit(s.expression, ()), s.note) for s in self.statements
         )
-        charged = {s.name: s.name for s in scope.states}
-        for statement in self.statements[: self.charged]:
-            for state in charged:
-                if statement.name in (f"h_{state}", f"flow_{state}"):
-                    charged[state] = statement.name
         states = [
             StateVariable(
-                state.name, charged[state.name], self.current[state.name],
+                state.name, self.after_charge[state.name], self.current[state.name],
                 scope.initial(state.name), scope.fresh(f"lam_{state.name}"),
                 not state.integer,
             )

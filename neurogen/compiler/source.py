@@ -69,12 +69,14 @@ class Source:
         text: Its text.
         root: The mapping that is the spec.
         duplicates: Keys that stand twice; the tree holds the first of each.
+        slips: (key, what is written in its place) of misspelt keys whose value was read.
     """
 
     file: str
     text: str
     root: Node
     duplicates: tuple[Mistake, ...] = ()
+    slips: tuple[tuple[str, str], ...] = ()
 
     def mistake(
         self,
@@ -98,6 +100,7 @@ class Source:
             width: What the caret underlines; None is a whole value or key, or one character.
             key: Point at the last key instead of its value.
         """
+        path = (*(dict(self.slips).get(str(step), step) for step in path[:1]), *path[1:])
         node, steps = self.root, 0
         for step in path:
             deeper = node.child(step)

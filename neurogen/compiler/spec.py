@@ -391,7 +391,11 @@ class _Reader:
         message = f"unknown key '{printable(word)}'"
         mistake = self.source.mistake("NG003", (*path, word), message, hint, key=True)
         self.note(replace(mistake, field=".".join(map(str, path))))
-        return "" if node.key(meant) else meant
+        if node.key(meant):
+            return ""
+        if meant and not path:
+            self.source = replace(self.source, slips=(*self.source.slips, (meant, word)))
+        return meant
 
     # -- names ---------------------------------------------------------------------------------
 
