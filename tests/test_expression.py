@@ -209,7 +209,7 @@ _REALS = [
 
 
 @st.composite
-def trees(draw: st.DrawFn, kind: str = "real", depth: int = 5) -> Expression:
+def trees(draw: st.DrawFn, kind: str = "real", depth: int = 4) -> Expression:
     """Well-typed trees as parsing makes them: a minus before a number is part of the number."""
     if depth == 0 or draw(st.integers(0, 4)) == 0:
         if kind == "condition":
@@ -227,7 +227,7 @@ def trees(draw: st.DrawFn, kind: str = "real", depth: int = 5) -> Expression:
 
 
 @given(trees() | trees("condition"))
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_printing_and_parsing_are_inverse(tree: Expression) -> None:
     text = infix(tree)
     assert parse(text) == tree

@@ -236,7 +236,8 @@ def agree(pair: Pair, dtype: torch.dtype, steps: int = 24, *, binary: bool = Tru
         gradients.append(torch.autograd.grad(loss, leaves))
     for name, a, b in zip(("x", *pair.parameters), *gradients, strict=True):
         assert float(b.abs().max()) > 0, f"the peer's gradient of {name} is 0: nothing is compared"
-        close(f"gradient of {name}", a.reshape(-1), b.reshape(-1).expand(a.numel()))
+        theirs_in_all = b.sum() if b.numel() > a.numel() else b  # where they have one for each step
+        close(f"gradient of {name}", a.reshape(-1), theirs_in_all.reshape(-1))
 
 
 def close(what: str, ours: Tensor, theirs: Tensor) -> None:
@@ -246,7 +247,9 @@ def close(what: str, ours: Tensor, theirs: Tensor) -> None:
 
 
 def learnt(value: float, dtype: torch.dtype) -> tuple[nn.Parameter, nn.Parameter]:
-    return tuple(nn.Parameter(torch.tensor(value, dtype=dtype)) for _ in range(2))  # type: ignore[return-value]
+    """The same parameter twice, for us and for the peer."""
+    one, other = (nn.Parameter(torch.tensor(value, dtype=dtype)) for _ in range(2))
+    return one, other
 
 
 @pytest.fixture(params=BACKENDS)
@@ -389,10 +392,10 @@ def test_glif(jelly: Any, backend: str, dtype: torch.dtype) -> None:
     ours = zoo("glif", backend).to(dtype)
     theirs = jelly.GatedLIFNode(T=steps, init_linear_decay=1 / 16).to(dtype)
     names = {name: name for name in ("alpha", "beta", "gamma", "tau", "v_threshold", "v_subreset")}
-    names["leak"] = "linear_decay"
+    names |= {"leak": "linear_decay", "conduct": "conduct"}
     with torch.no_grad():
         for mine, other in names.items():
-            getattr(ours, mine).copy_(getattr(theirs, other))
+            getattr(ours, mine).copy_(getattr(theirs, other).flatten()[:1])
     parameters = {m: (getattr(ours, m), getattr(theirs, o)) for m, o in names.items()}
     agree(Pair(ours, of_jelly(theirs), parameters=parameters, ndim=4), dtype, steps)
 
@@ -431,6 +434,21 @@ def test_ilif(jelly: Any, backend: str, dtype: torch.dtype, detach: bool) -> Non
     ours = zoo("ilif", backend, detach_reset=detach)
     theirs = jelly.ILIFNode(detach_reset=detach)
     agree(Pair(ours, of_jelly(theirs), spread=2.0, shift=1.0), dtype)
+
+
+def test_elementwise_recurrence(jelly: Any, backend: str, dtype: torch.dtype) -> None:
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    ours = zoo("elementwise_recurrent_lif", backend)
+    weights = torch.linspace(-0.6, 0.6, 29, dtype=dtype)  # one for each neuron
+    ours.w, w = nn.Parameter(weights.clone()), nn.Parameter(weights.clone())
+    theirs = layer.ElementWiseRecurrentContainer(jelly.LIFNode(), lambda y, x: x + w * y)
+
+    def run(x: Tensor) -> Trace:
+        theirs.sub_module.reset()
+        theirs.reset()
+        return Trace(torch.stack([theirs(step) for step in x]), {"v": theirs.sub_module.v})
+
+    agree(Pair(ours, run, parameters={"w": (ours.w, w)}, spread=2.0), dtype)
 
 
 def test_analog_output(jelly: Any, backend: str, dtype: torch.dtype) -> None:

@@ -868,7 +868,6 @@ def test_backward_twice(runs_on: str) -> None:
     y.sum().backward()
 
 
-@pytest.mark.xfail(reason="the fused pass returns a gradient without a graph", strict=True)
 def test_double_backward_is_an_error() -> None:
     x = inputs(2, 3).requires_grad_()
     (gradient,) = torch.autograd.grad(lif(backend="cpp")(x).sum(), x, create_graph=True)
@@ -944,12 +943,7 @@ class Allocations(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize(
-    "learnt",
-    [False, pytest.param(True, marks=pytest.mark.xfail(
-        reason="requires_grad of a parameter asks for checkpoints under no_grad, too", strict=True
-    ))],
-)  # fmt: skip
+@pytest.mark.parametrize("learnt", [False, True])
 def test_inference_keeps_nothing(learnt: bool) -> None:
     steps, neurons = steps_with_checkpoints(), 300
     tau: Any = nn.Parameter(torch.tensor(2.0)) if learnt else 2.0

@@ -179,7 +179,11 @@ RESERVED = frozenset(
 
 def safe(name: str) -> str:
     """A name of the spec as an identifier of the target."""
-    return f"{name}_" if name in RESERVED or re.fullmatch(r"[A-Z][A-Z0-9_]{4,}", name) else name
+    return (
+        f"{name}_"
+        if name in RESERVED or re.fullmatch(r"[A-Z][A-Z0-9_]{4,}|M_\w+|FLAG_\w+", name)
+        else name
+    )
 
 
 def literal(value: float) -> str:

@@ -6,6 +6,7 @@ In: the `Scope` of a spec. Out: mistakes in it. A new check is one function and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from neurogen.compiler.calculus import NotFiniteError
@@ -81,10 +82,29 @@ def bounds(scope: Scope) -> None:
 
 
 def levels(scope: Scope) -> None:
-    """`levels` go with `kind: multilevel`."""
+    """`levels` and `kind: multilevel` go together."""
     fire = scope.spec.fire
-    if fire is not None and fire.levels is not None and fire.kind != "multilevel":
+    if fire is None:
+        return
+    if fire.levels is None:
+        if fire.kind == "multilevel":
+            message = "`kind: multilevel` needs `levels`"
+            scope.add("NG004", ("fire",), message, "levels: 4", key=True, width=None)
+    elif fire.kind != "multilevel":
         scope.add("NG005", ("fire", "levels"), "`levels` go with `kind: multilevel`", width=None)
+    elif fire.levels < 1 or not (fire.levels.is_integer() or math.isnan(fire.levels)):
+        message = "expected a whole number from 1 up"
+        scope.add("NG005", ("fire", "levels"), message, width=None)
+
+
+def kernel_time(scope: Scope) -> None:
+    """In a kernel `s` is the time since the event, so nothing that kernels may name is called s."""
+    spec = scope.spec
+    groups = (("parameters", spec.parameters), ("learnable", spec.learnable), ("flags", spec.flags))
+    for key, entries in groups:
+        if spec.kernels and any(entry.name == "s" for entry in entries):
+            message = "'s' is the time since the event in `kernels`"
+            scope.add("NG010", (key, "s"), message, "choose another name", key=True, width=None)
 
 
 def reset_rule(scope: Scope) -> None:
@@ -190,5 +210,5 @@ def _members(
 
 
 CHECKS: tuple[Callable[[Scope], None], ...] = (
-    size_of_dynamics, time_step, bounds, levels, reset_rule, surrogate, example,
+    size_of_dynamics, time_step, bounds, levels, kernel_time, reset_rule, surrogate, example,
 )  # fmt: skip

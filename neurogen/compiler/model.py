@@ -111,13 +111,15 @@ def _refuse_unsupported(scope: Scope) -> None:
             message = f"`per: {parameter.per}` of a parameter is not supported yet"
             hint = "any tensor that broadcasts to one time step is accepted"
             scope.add("NG007", path, message, hint, width=None)
+    written = spec.source.root.key
     if not spec.charge and not spec.dynamics:
-        scope.add("NG004", (), "missing key 'charge'", "charge: v + x")
         scope.is_whole = False
+        if not written("charge") and not written("dynamics"):
+            scope.add("NG004", (), "missing key 'charge'", "charge: v + x")
     if spec.dynamics and spec.scheme is None:
         hint = "scheme: one of " + ", ".join(SCHEMES)
         scope.add("NG004", ("dynamics",), "`dynamics` needs a `scheme`", hint, key=True)
-    if spec.scheme is not None and not spec.dynamics:
+    if spec.scheme is not None and not written("dynamics"):
         scope.add("NG013", ("scheme",), "`scheme` without `dynamics`", "remove it", key=True)
 
 
@@ -300,11 +302,7 @@ class _Step:
                 below = Apply(condition.operator, (minus, b))
                 return Apply("-", (Apply("fire", (condition, up)), Apply("fire", (below, down))))
             case "multilevel":
-                levels = self.spec.fire.levels if self.spec.fire else None
-                if levels is None or levels < 1 or levels != int(levels):
-                    self.scope.add("NG004", ("fire",), "`kind: multilevel` needs `levels`, a whole "
-                                   "number", "levels: 4")  # fmt: skip
-                    return _ZERO
+                levels = (self.spec.fire.levels if self.spec.fire else None) or 1.0
                 clipped = Apply("clip", (Apply("/", (a, b)), _ZERO, Number(levels)))
                 level = self.assign("level", clipped, "clipped to the levels")
                 rounding = Apply("-", (Apply("round", (level,)), level))
@@ -315,6 +313,7 @@ class _Step:
     def reset(self) -> None:
         """H[t] and S[t] to V[t], simultaneously, and what leaves the step."""
         scope, spec = self.scope, self.spec
+        scope.respond = None  # a spike has acted on its kernels by now
         rules: list[tuple[str, Equation, Path]] = []
         if scope.reset in _RESETS:
             rules.append(("v", Equation("", _RESETS[scope.reset]), ("reset",)))

@@ -135,7 +135,7 @@ class Scope:
         )
         if "dt" in mentioned or spec.dynamics or spec.kernels:
             self.parameters += (Parameter(name="dt", default=spec.dt or 1.0, doc="Time step."),)
-        elif spec.dt is not None:
+        elif spec.dt is not None and self.is_whole:
             self.add("NG013", ("dt",), "'dt' is never used", "remove it, or name dt", key=True)
         self.flags = tuple(f.name for f in spec.flags) + ((HARD_RESET,) if self.both_resets else ())
         self.parameter_names = {
@@ -204,7 +204,7 @@ class Scope:
             low, high = w.bounds or (-math.inf, math.inf)
             if not math.isfinite(value):
                 self.add("NG033", path, f"the initial value is {value:g}", width=None)
-            elif w.transform == "clamp" and not low <= value <= high:
+            elif w.transform == "clamp" and (value < low or value > high):
                 outside = f"lies outside [{low:g}, {high:g}]"
                 self.add("NG033", path, f"the initial value {value:g} {outside}", width=None)
             learnt[w.name] = transformed(value, w.transform, w.bounds)

@@ -264,8 +264,12 @@ class _Reader:
         self.kernels, self.states = self.declared("kernels"), self.declared("states")
 
     def declared(self, key: str) -> frozenset[str]:
-        node = self.source.root.child(key)
-        return frozenset(name.text or "" for name, _ in node.pairs) if node else frozenset()
+        """The names under a key, misspelt or not."""
+        for written, node in self.source.root.pairs:
+            word = written.text or ""
+            if word == key or (word not in Spec.__slots__ and did_you_mean(word, [key])):
+                return frozenset(name.text or "" for name, _ in node.pairs)
+        return frozenset()
 
     def add(self, code: str, path: Path, message: str, hint: str = "", **place: Any) -> None:
         self.note(self.source.mistake(code, path, message, hint, **place))
@@ -326,7 +330,7 @@ class _Reader:
         return _NOTHING
 
     def numbers(self, node: Node, path: Path) -> tuple[float, ...]:
-        return tuple(self.list(node, path, self.number, MAX_STEPS))
+        return tuple(self.items(node, path, self.number, MAX_STEPS))
 
     def interval(self, node: Node, path: Path) -> tuple[float, float]:
         found = self.numbers(node, path)
@@ -335,7 +339,7 @@ class _Reader:
             return 0.0, 1.0
         return (found[0], found[1]) if len(found) == 2 else (0.0, 1.0)
 
-    def list(self, node: Node, path: Path, item: Read, longest: int) -> list[Any]:
+    def items(self, node: Node, path: Path, item: Read, longest: int) -> list[Any]:
         if node.kind != "list":
             self.add("NG005", path, f"expected a list, found {_kind(node)}")
         if len(node.items) > longest:
@@ -535,7 +539,7 @@ class _Reader:
 
         if node.kind == "list" and not node.items:
             self.add("NG005", path, "a neuron has at least one input")
-        return tuple(self.list(node, path, item, MAX_NAMES))
+        return tuple(self.items(node, path, item, MAX_NAMES))
 
     def charge(self, node: Node, path: Path) -> tuple[Assignment, ...]:
         if node.kind == "scalar":
@@ -562,7 +566,7 @@ class _Reader:
 
     def surrogate(self, node: Node, path: Path) -> Surrogate:
         if node.kind != "mapping":
-            return Surrogate(name=self.text(node, path))
+            return Surrogate(name=self.text(node, path) or "sigmoid")
         if node.key("primitive") is not None:
             readers: dict[str, Read] = {
                 "primitive": self.equation, "parameters": self.named(self.shape, MAX_SHAPE),

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from neurogen.runtime.abi import Kernels, Operand, Variant, pack_floats
 from neurogen.runtime.layout import Layout, layout_of
@@ -115,10 +114,26 @@ def run(call: Call, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...],
         states: 0-dim or of one time step's shape, in the compute dtype.
         constants: Broadcastable to one time step, in the compute dtype.
     """
-    result: tuple[Tensor, ...] = _Fused.apply(  # type: ignore[no-untyped-call]
-        call, *inputs, *states, *constants
-    )
+    tensors = (*inputs, *states, *constants)
+    if not torch.is_grad_enabled():  # a parameter asks for its gradient here, too
+        tensors = tuple(tensor.detach() for tensor in tensors)
+    result: tuple[Tensor, ...] = _Fused.apply(call, *tensors)  # type: ignore[no-untyped-call]
     return result
+
+
+class _FirstOnly(torch.autograd.Function):
+    """A gradient that cannot be differentiated again, and says so."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *leaves: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise RuntimeError(
+            "a fused neuron cannot be differentiated twice (double backward); "
+            "use backend='torch' for second derivatives"
+        )
 
 
 class _Fused(torch.autograd.Function):
@@ -164,8 +179,21 @@ class _Fused(torch.autograd.Function):
         return (output, *finals, *(s for s in sequences if s is not None))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            results = _Fused.adjoint(ctx, *gradients)
+        if not torch.is_grad_enabled():
+            return results
+        # create_graph=True: whoever differentiates these again is told that it cannot be done.
+        leaves = [t for t in (*ctx.saved_tensors, *gradients) if t is not None and t.requires_grad]
+        return tuple(
+            r if r is None else _FirstOnly.apply(r, *leaves)  # type: ignore[no-untyped-call]
+            for r in results
+        )
+
+    @staticmethod
+    def adjoint(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The backward kernel on what was saved."""
         call, layout, every = ctx.call, ctx.layout, ctx.every
         *tensors, checkpoints = ctx.saved_tensors
         count, states = call.inputs, len(call.differentiable)
