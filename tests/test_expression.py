@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 
 from neurogen.compiler.expression import (
     FUNCTIONS,
-    MAX_DEPTH,
     OPERATORS,
     Apply,
     Expression,
-    ExpressionError,
     Name,
     Number,
     did_you_mean,
@@ -26,6 +24,7 @@ from neurogen.compiler.expression import (
     walk,
 )
 from neurogen.compiler.numeric import evaluate, transformed
+from neurogen.compiler.tokens import MAX_DEPTH, ExpressionError
 
 V, X, TWO = Name("v"), Name("x"), Number(2.0)
 

@@ -10,7 +10,7 @@ from neurogen.compiler.expression import Apply, Expression, Number, infix
 from neurogen.compiler.model import Model, build_model
 from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.pipeline import compile_text
-from neurogen.compiler.spec import parse_spec
+from neurogen.compiler.reader import parse_spec
 from neurogen.errors import SpecError
 
 

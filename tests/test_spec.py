@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from neurogen.compiler import expression, source, spec
+from neurogen.compiler import expression, reader, source, tokens
 from neurogen.compiler.pipeline import compile_file, compile_text
-from neurogen.compiler.spec import LANGUAGE, MAX_SHAPE, RESERVED, SHAPE_RESERVED, parse_spec
+from neurogen.compiler.reader import MAX_SHAPE, parse_spec
+from neurogen.compiler.spec import LANGUAGE, RESERVED, SHAPE_RESERVED
 from neurogen.errors import Mistake, SpecError
 from neurogen.mistakes import CODES
 
@@ -97,9 +98,9 @@ def test_every_code_is_on_the_language_page() -> None:
 
 def test_the_limits_on_the_language_page_are_those_of_the_compiler() -> None:
     page = (HERE.parents[1] / "docs" / "language.md").read_text(encoding="utf-8")
-    limits = (f"{source.MAX_CHARACTERS} characters, {spec.MAX_NAMES} names of a kind, "
-              f"{spec.MAX_FLAGS} flags, {expression.MAX_CHARACTERS} characters an equation, "
-              f"{expression.MAX_DEPTH} operators in depth, exponents of {expression.MAX_EXPONENT},"
+    limits = (f"{source.MAX_CHARACTERS} characters, {reader.MAX_NAMES} names of a kind, "
+              f"{reader.MAX_FLAGS} flags, {expression.MAX_CHARACTERS} characters an equation, "
+              f"{tokens.MAX_DEPTH} operators in depth, exponents of {expression.MAX_EXPONENT},"
               )  # fmt: skip
     assert limits in " ".join(page.split())
 

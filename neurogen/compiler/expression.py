@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import ast
 import difflib
-import keyword
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from neurogen.compiler.tokens import (
+    MAX_DEPTH,
+    MAX_NAME,
+    TOKEN,
+    ExpressionError,
+    check_tokens,
+    too_deep,
+    wrong,
+)
+
 MAX_CHARACTERS = 2000
-MAX_DEPTH = 60
-MAX_NAME = 60
 MAX_EXPONENT = 32
 MAX_DEGREE = 256
 
@@ -136,45 +142,6 @@ _BINARY: Mapping[type[ast.operator], str] = {
 _COMPARE: Mapping[type[ast.cmpop], str] = {
     ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
 }  # fmt: skip
-IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-_TOKEN = re.compile(
-    r"(?P<space>[ \t\n]+)"
-    r"|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<symbol>\*\*|<=|>=|==|!=|[-+*/<>(),])",
-    re.ASCII,
-)
-_WORDS = frozenset(("if", "else", "and", "or", "not"))
-
-#: What to write instead of characters that people try.
-_INSTEAD: Mapping[str, str] = {
-    "=": "an equation is the right-hand side only; == compares",
-    "^": "a power is written **",
-    "%": "there is no remainder; a - b * floor(a / b)",
-    "&": "write and",
-    "|": "write or",
-    "!": "write not",
-    "~": "write not",
-    "[": "brackets are ( and )",
-    "{": "brackets are ( and )",
-    "\u2212": "a minus is written -",
-    "\u2013": "a minus is written -",
-    "\u00d7": "a product is written *",
-    "\u00b7": "a product is written *",
-    "\u00b2": "a square is written **2",
-    "\u2265": "write >=",
-    "\u2264": "write <=",
-    ".": "a decimal point needs a digit beside it; names have no parts",
-    "#": "comments go on lines of their own",
-}
-
-
-class ExpressionError(ValueError):
-    """An equation's text is wrong: stable code, message, offset in the text, hint."""
-
-    def __init__(self, code: str, message: str, at: int = 0, hint: str = "", width: int = 1):
-        super().__init__(message)
-        self.code, self.message, self.at, self.hint, self.width = code, message, at, hint, width
 
 
 def operator(name: str) -> Operator:
@@ -212,110 +179,19 @@ def parse(text: str, kernels: frozenset[str] = frozenset()) -> Expression:
         )
     if not text.strip():
         raise ExpressionError("NG021", "the equation is empty")
-    _check_tokens(text)
+    check_tokens(text)
     # One pair of brackets lets an equation span lines; it shifts every offset by one.
     try:
         tree = ast.parse(f"({text}\n)", mode="eval").body
     except (RecursionError, MemoryError):
-        raise _too_deep() from None
+        raise too_deep() from None
     except SyntaxError as error:
         raise _wrong_syntax(text, error) from None
     expression = _Walk(text, kernels).walk(tree, 0)
     if isinstance(expression, Apply) and expression.depth > MAX_DEPTH:
-        raise _too_deep()
+        raise too_deep()
     _degree(expression)
     return expression
-
-
-def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
-    """(kind, text, offset) of every token: `number`, `name`, `word` or `symbol`."""
-    at = 0
-    while at < len(text):
-        token = _TOKEN.match(text, at)
-        if token is None:
-            raise ExpressionError(
-                "NG021",
-                f"{_shown(text[at])} is not allowed in an equation",
-                at,
-                _INSTEAD.get(text[at], "equations are plain ASCII"),
-            )
-        kind, word, start, at = token.lastgroup or "", token[0], at, token.end()
-        if kind == "number":
-            _check_number(word, text[at:], start)
-        elif kind == "name" and word not in _WORDS:
-            _check_name(word, start)
-        if kind != "space":
-            yield "word" if word in _WORDS else kind, word, start
-
-
-def _check_tokens(text: str) -> None:
-    """Operands, operators and brackets must alternate as they should, and not nest too deep."""
-    brackets: list[tuple[int, bool]] = []  # where, and whether it is a call's
-    conditions: list[int] = []
-    prefixes, last, complete, callable_name = 0, "", False, False
-    for kind, word, at in _tokens(text):
-        is_operand = kind in {"number", "name"}
-        is_call = word == "(" and callable_name
-        is_prefix = word in {"+", "-", "not"} and not complete
-        if complete and not is_call and (is_operand or word in {"(", "not"}):
-            raise _wrong(at, f"an operator is missing before '{word}'", "write a * b", word)
-        if word == ")" and not brackets:
-            raise _wrong(at, "')' closes nothing", "", word)
-        is_empty_call = word == ")" and last == "(" and brackets[-1][1]
-        if not (complete or is_operand or is_prefix or is_empty_call or word == "("):
-            raise _wrong(at, f"something is missing before '{word}'", "", word)
-        if word == "," and not (brackets and brackets[-1][1]):
-            raise _wrong(at, "',' stands outside a call", "a decimal point is .", word)
-        prefixes = prefixes + 1 if is_prefix else 0
-        if word == "(":
-            brackets.append((at, is_call))
-        elif word == ")":
-            brackets.pop()
-        elif word == "if":
-            conditions.append(at)
-        elif word == "else":
-            if not conditions:
-                raise _wrong(at, "an 'else' without its 'if'", "write a if c else b", word)
-            conditions.pop()
-        if max(len(brackets), prefixes) > MAX_DEPTH:
-            raise _too_deep(at)
-        last, complete, callable_name = word, is_operand or word == ")", kind == "name"
-    if not complete:
-        raise _wrong(len(text.rstrip()) - 1, f"the equation breaks off after '{last}'", "", "")
-    if brackets:
-        raise _wrong(brackets[-1][0], "'(' is never closed", "", "(")
-    if conditions:
-        raise _wrong(conditions[-1], "an 'if' without its 'else'", "write a if c else b", "if")
-
-
-def _wrong(at: int, message: str, hint: str, word: str) -> ExpressionError:
-    return ExpressionError("NG021", message, at, hint, max(1, len(word)))
-
-
-def _check_number(word: str, rest: str, at: int) -> None:
-    glued = re.match(r"[\w.]*", rest)
-    tail = glued[0] if glued else ""
-    if tail or re.fullmatch(r"0\d+", word):
-        written = (word + tail)[:MAX_NAME]
-        factor = IDENTIFIER.fullmatch(tail) and tail not in _WORDS and word != "0"
-        hint = f"write {word} * {tail}" if factor else "write 0.5, 2 or 1e-3"
-        raise _wrong(at, f"'{written}' is not a number", hint, written)
-
-
-def _check_name(name: str, at: int) -> None:
-    if keyword.iskeyword(name) or not IDENTIFIER.fullmatch(name) or len(name) > MAX_NAME:
-        shown = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
-        raise ExpressionError(
-            "NG021",
-            f"'{shown}' cannot be a name",
-            at,
-            f"a letter, then letters, digits, underscores, {MAX_NAME} at most; no word of Python",
-            min(len(name), MAX_NAME),
-        )
-
-
-def _shown(character: str) -> str:
-    return f"'{character}'" if character.isprintable() else f"the character U+{ord(character):04X}"
 
 
 def _wrong_syntax(text: str, error: SyntaxError) -> ExpressionError:
@@ -324,9 +200,9 @@ def _wrong_syntax(text: str, error: SyntaxError) -> ExpressionError:
     row = min(max((error.lineno or 1) - 1, 0), len(lines) - 1)
     column = max((error.offset or 1) - 1 - (row == 0), 0)
     at = min(sum(len(line) + 1 for line in lines[:row]) + column, len(text) - 1)
-    token = _TOKEN.match(text, at)
+    token = TOKEN.match(text, at)
     word = token[0].strip()[:MAX_NAME] if token else ""
-    return _wrong(at, f"wrong syntax at '{word}'" if word else "wrong syntax", "", word)
+    return wrong(at, f"wrong syntax at '{word}'" if word else "wrong syntax", "", word)
 
 
 def _degree(node: Expression) -> int:
@@ -347,15 +223,6 @@ def _degree(node: Expression) -> int:
             "write exp(n * log(a))",
         )  # fmt: skip
     return degree
-
-
-def _too_deep(at: int = 0) -> ExpressionError:
-    return ExpressionError(
-        "NG020",
-        f"the equation is nested more than {MAX_DEPTH} deep",
-        at,
-        "split it with `let` or named steps of `charge`",
-    )
 
 
 class _Walk:
@@ -379,7 +246,7 @@ class _Walk:
     def walk(self, node: ast.expr, depth: int) -> Expression:
         at = self.at(node)
         if depth > MAX_DEPTH:
-            raise _too_deep(at)
+            raise too_deep(at)
 
         def inner(child: ast.expr) -> Expression:
             return self.walk(child, depth + 1)

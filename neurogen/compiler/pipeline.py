@@ -1,7 +1,7 @@
 """START HERE: from the text of a spec to the files of a neuron, one stage a line.
 
     source     text          -> YAML data that knows its places     source.py
-    spec       YAML data     -> Spec: names, numbers, equations     spec.py, expression.py
+    spec       YAML data     -> Spec: names, numbers, equations     reader.py, spec.py
     model      Spec          -> Model: charge, fire, reset          model.py
     adjoint    Model         -> Program: the step and its transpose adjoint.py, program.py
     emit       Program       -> text, a file a backend              backends/*/emit.py
@@ -22,7 +22,7 @@ from neurogen.compiler.adjoint import build_program
 from neurogen.compiler.artefact import Artefact
 from neurogen.compiler.model import Model, build_model
 from neurogen.compiler.program import Program
-from neurogen.compiler.spec import read_spec
+from neurogen.compiler.reader import read_spec
 from neurogen.errors import Location, Mistake, SpecError
 
 MAX_FILE = 1 << 20
