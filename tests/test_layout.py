@@ -75,6 +75,8 @@ def test_rows_hold_every_element_in_its_place(x: Tensor) -> None:
     rows = data.as_strided((len(x), layout.neurons), (stride, 1), data.storage_offset())
     for t, (index, place) in itertools.product(range(len(x)), places(layout)):
         assert rows[t, place] == x[(t, *index)]
+    if x[0].is_contiguous():
+        assert layout.strides == numbered(*x.shape[1:]).stride()
     if dense(x):
         assert data.data_ptr() == x.data_ptr(), "dense input must not be copied"
 

@@ -328,6 +328,20 @@ def test_a_change_acts_at_the_next_forward(
         torch.testing.assert_close(x.grad, hand.grad, rtol=1e-5, atol=1e-6)
 
 
+@both
+def test_a_flag_may_choose_a_constant(runs_on: str) -> None:
+    spec = (
+        "name: Chosen\nparameters: {a: 2.0, b: 3.0}\nflags: {first: true}\n"
+        "let: {gain: a if first else b}\ncharge: v + gain * x"
+    )
+    node = load_text(spec)(step_mode="m", backend=runs_on)
+    for first, gain in ((True, 2.0), (False, 3.0), (True, 2.0)):
+        node.first = first
+        node.v = 0.0
+        node(torch.full((1, 2), 0.125))
+        assert node.v.tolist() == [gain / 8] * 2
+
+
 def test_v_follows_v_reset_until_the_first_input() -> None:
     for node in (lif(), BaseNode()):
         node.v_reset = -0.5
@@ -507,6 +521,7 @@ def test_copies_are_equal_and_independent(duplicate: Any) -> None:
     assert not twin.v.requires_grad
     assert node.v.requires_grad
     assert twin.surrogate_function.alpha == 3.0
+    assert not twin._constants, "what is computed again is not carried along"
     assert torch.equal(twin(x), node(x))
     with torch.no_grad():
         twin.tau += 1.0

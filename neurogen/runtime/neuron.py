@@ -412,7 +412,7 @@ class Neuron(BaseNode):
         if value.numel() == 1:
             return value.reshape(())
         self._fits(name, _broadcasts(value.shape, step), value, step)
-        return value.expand(step)
+        return fn.spread(value, step)
 
     def _given(self, name: str, value: Any, first: Tensor, compute: torch.dtype) -> Tensor:
         """A state from before as the kernels take it: 0-dim, or of one time step's shape."""
