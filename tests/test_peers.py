@@ -21,8 +21,8 @@ from neurogen import load, load_text
 from neurogen.nn import surrogate
 
 ROOT = Path(__file__).parents[1]
-BACKENDS = ("torch", "cpp")
-DTYPES = (torch.float32, torch.float64)
+#: That the backends agree with each other in every dtype is shown elsewhere.
+CELLS = (("torch", torch.float64), ("cpp", torch.float32))
 TOLERANCE = 1e-5  # of the largest element
 
 
@@ -252,14 +252,19 @@ def learnt(value: float, dtype: torch.dtype) -> tuple[nn.Parameter, nn.Parameter
     return one, other
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=CELLS, ids=lambda cell: f"{cell[0]}-{str(cell[1])[6:]}")
+def cell(request: pytest.FixtureRequest) -> tuple[str, torch.dtype]:
     return request.param
 
 
-@pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype)[6:])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
+@pytest.fixture
+def backend(cell: tuple[str, torch.dtype]) -> str:
+    return cell[0]
+
+
+@pytest.fixture
+def dtype(cell: tuple[str, torch.dtype]) -> torch.dtype:
+    return cell[1]
 
 
 # -- SpikingJelly --------------------------------------------------------------------------------
