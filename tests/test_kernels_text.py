@@ -91,7 +91,7 @@ def nvrtc_log(stem: str, variant: Variant, architecture: str) -> str:
     kernels = load(stem).kernels
     program = nvrtc.createProgram(kernels.text("kernels.cu"), "kernels.cu", [], [])
     options = (
-        *cupy_launch.options(variant, kernels.states),
+        *cupy_launch.options(kernels, variant),
         f"-I{toolchain.INCLUDE}",
         f"-I{cupy_launch.surrogate_folder(variant.surrogate)}",
         f"--gpu-architecture={architecture}",

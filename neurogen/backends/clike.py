@@ -19,6 +19,7 @@ from neurogen.compiler.expression import (
     names,
 )
 from neurogen.compiler.model import Model
+from neurogen.compiler.passes import kept_rows
 from neurogen.compiler.program import (
     DETACH_RESET,
     HARD_RESET,
@@ -274,23 +275,28 @@ def context(model: Model, program: Program) -> dict[str, object]:
         {"safe": safe(s.name), "adjoint": safe(s.adjoint), "differentiable": s.differentiable}
         for s in program.states
     ]
+    kept = [*program.kept]
     inputs = [*program.inputs]
     constants = [c.name for c in program.constants]
-    own = [*inputs, *(s.name for s in program.states)]
+    own = [*inputs, *(s.name for s in program.states), *kept]
     lam = [s.adjoint for s in program.states if s.differentiable]
-    step = _read(forward, [*own, *constants])
+    step = _read(forward, [name for name in (*own, *constants) if name not in kept])
     adjoint = _read(backward, [*own, *constants, program.grad_output, *lam])
-    rename = {"output": "output_", **{s.name: f"{safe(s.name)}_next_" for s in program.states}}
+    rename = {
+        "output": "output_",
+        **{name: f"{safe(name)}_keep_" for name in kept},
+        **{s.name: f"{safe(s.name)}_next_" for s in program.states},
+    }
     gradients = {name: f"{safe(name)}_grad_" for name, _ in backward.results}
     default = {f.name: f.default for f in spec.flags} | {
         HARD_RESET: True, DETACH_RESET: False, SPIKING: True,
     }  # fmt: skip
 
-    def lane(name: str, row: str = "") -> str:
-        """What the lane loop passes for a parameter of the step."""
+    def lane(name: str, row: bool = False) -> str:
+        """What the lane loop passes for a parameter of the step; `row`: from the scratch."""
         if name in inputs or name == program.grad_output:
             return f"neurogen::load({'grad_output' if name not in inputs else safe(name)}_row_[i_])"
-        index = "i_" if name in constants else f"{row if name in own else ''}i_"
+        index = f"{safe(name)}_kept_ * row_ + i_" if row and name in own else "i_"
         return f"{safe(name)}{'' if name in constants else '_lanes_'}[{index}]"
 
     return {
@@ -298,7 +304,7 @@ def context(model: Model, program: Program) -> dict[str, object]:
         "digest": spec.digest,
         "summary": comment(spec.summary or f"The neuron {spec.name}."),
         "operations_forward": operations(forward, default),
-        "operations_backward": operations(backward, default),
+        "operations_backward": operations(forward, default) + operations(backward, default),
         "flags": [{"name": flag, "safe": safe(flag)} for flag in program.flags],
         "inputs": [safe(name) for name in inputs],
         "states": states,
@@ -313,19 +319,35 @@ def context(model: Model, program: Program) -> dict[str, object]:
         "backward_constants": [safe(c) for c in constants if c in step or c in adjoint],
         "step_parameters": [safe(name) for name in step],
         "step_signature": _signature(
-            step, ["output_", *(f"{safe(s.name)}_next_" for s in program.states)]
+            step,
+            [
+                "output_",
+                *(f"{safe(name)}_keep_" for name in kept),
+                *(f"{safe(s.name)}_next_" for s in program.states),
+            ],
         ),
         "step_reads": [safe(s.name) for s in program.states if s.name in step],
         "step_call": [lane(name) for name in step],
-        "restep_call": [lane(name, "row_ + ") for name in step],
-        "step_lines": statements(forward, rename),
+        "restep_call": [lane(name, row=True) for name in step],
+        "step_lines": statements(
+            Kernel(forward.body, (*((k, Name(k)) for k in kept), *forward.results)), rename
+        ),
+        "kept": [safe(name) for name in kept],
+        "rows": [
+            {"safe": safe(name), "when": _when(mask)} for name, mask in kept_rows(program).items()
+        ],
         "adjoint_parameters": [safe(name) for name in adjoint],
         "adjoint_signature": _signature(adjoint, list(gradients.values())),
         "adjoint_reads": [safe(name) for name in own if name in adjoint],
-        "adjoint_call": [lane(name, "row_ + ") for name in adjoint],
+        "adjoint_call": [lane(name, row=True) for name in adjoint],
         "adjoint_results": list(gradients.values()),
         "adjoint_lines": statements(backward, gradients),
     }
+
+
+def _when(mask: int) -> str:
+    """A mask of constants as a condition on WANTED."""
+    return "true" if mask < 0 else f"(wanted & {mask:#x}) != 0" if mask else "false"
 
 
 def _signature(reads: list[str], writes: list[str]) -> str:

@@ -16,11 +16,12 @@ from __future__ import annotations
 from neurogen.compiler.calculus import Calculus, NotFiniteError
 from neurogen.compiler.expression import Apply, Expression, Name, Number, names, substitute
 from neurogen.compiler.model import Model
-from neurogen.compiler.passes import Fresh, follow, live, share, value, values
+from neurogen.compiler.passes import Fresh, follow, is_slow, live, share, value, values
 from neurogen.compiler.program import Assign, Kernel, Program
 from neurogen.errors import SpecError
 
 _ZERO = Number(0.0)
+_MOST_KEPT = 8  # values of a step, beside its charged potentials
 
 
 def build_program(model: Model) -> Program:
@@ -39,6 +40,10 @@ def build_program(model: Model) -> Program:
         Assign(a.name, substitute(value(a.expression), aliases), a.note) for a in adjoint.body
     )
     gradients = tuple((name, substitute(value(e), aliases)) for name, e in adjoint.results)
+    whole = share(Kernel(backward, (*results, *gradients)), fresh)
+    step = live(Kernel(whole.body, results))
+    kept = _kept(step, live(Kernel(whole.body, gradients)), {s.charged for s in model.states})
+    rest = tuple(assign for assign in whole.body if assign.name not in kept)
     return Program(
         inputs=model.spec.inputs,
         states=model.states,
@@ -47,10 +52,31 @@ def build_program(model: Model) -> Program:
         flags=model.flags,
         grad_output=model.grad_output,
         step=live(Kernel(model.statements, results)),
-        forward=live(share(Kernel(
-            tuple(a for a in forward if not isinstance(a.expression, Name)), results), fresh)),
-        backward=live(share(Kernel(backward, gradients), fresh)),
-    )  # fmt: skip
+        forward=step,
+        backward=live(Kernel(rest, gradients)),
+        kept=kept,
+    )
+
+
+def _kept(step: Kernel, adjoint: Kernel, charged: set[str]) -> tuple[str, ...]:
+    """Which values of the step its adjoint reads from memory instead of computing them again.
+
+    Those of them that only others of them need are dropped: the adjoint never looks at them.
+    Where they would crowd the cache only the charged potentials are kept.
+    """
+    computed = {assign.name for assign in step.body}
+    candidates = {
+        assign.name
+        for assign in adjoint.body
+        if assign.name in computed and (assign.name in charged or is_slow(assign.expression))
+    }
+    if len(candidates - charged) > _MOST_KEPT:
+        candidates &= charged
+    rest = live(Kernel(tuple(a for a in adjoint.body if a.name not in candidates), adjoint.results))
+    read = set().union(
+        *(names(a.expression) for a in rest.body), *(names(e) for _, e in rest.results)
+    )
+    return tuple(a.name for a in step.body if a.name in candidates & read)
 
 
 # -- the chain rule between statements -----------------------------------------------------------

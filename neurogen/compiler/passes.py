@@ -18,7 +18,7 @@ from neurogen.compiler.expression import (
     substitute,
     walk,
 )
-from neurogen.compiler.program import Assign, Kernel
+from neurogen.compiler.program import Assign, Kernel, Program
 
 
 class Fresh:
@@ -74,6 +74,23 @@ def live(kernel: Kernel) -> Kernel:
             kept.append(assign)
             needed |= names(assign.expression)
     return Kernel(tuple(reversed(kept)), kernel.results)
+
+
+def kept_rows(program: Program) -> dict[str, int]:
+    """What the backward pass may keep of every step, V[t-1] and `Program.kept`, and who reads it.
+
+    Returns:
+        Each with the constants (bit k: constant k) whose gradients alone read it; -1 where any
+        other gradient does, 0 where none does.
+    """
+    order = {constant.name: k for k, constant in enumerate(program.constants)}
+    masks = dict.fromkeys((*(state.name for state in program.states), *program.kept), 0)
+    for result in program.backward.results:
+        alone = live(Kernel(program.backward.body, (result,)))
+        read = names(result[1]).union(*(names(assign.expression) for assign in alone.body))
+        for name in masks.keys() & read:
+            masks[name] |= 1 << order[result[0]] if result[0] in order else -1
+    return masks
 
 
 def share(kernel: Kernel, fresh: Fresh) -> Kernel:
@@ -133,6 +150,14 @@ def _is_costly(node: Apply) -> bool:
         if operations == 3 or (isinstance(inner, Apply) and _is_call(inner.operator)):
             return True
     return False
+
+
+def is_slow(expression: Expression) -> bool:
+    """Whether a division or a function is in it, against which a load from the cache is cheap."""
+    return any(
+        isinstance(node, Apply) and (node.operator == "/" or _is_call(node.operator))
+        for node in walk(expression)
+    )
 
 
 def _is_call(operator: str) -> bool:

@@ -86,7 +86,9 @@ class Program:
         grad_output: What the backward pass calls dL/dS[t].
         step: The step as written, `detach` included, for targets that differentiate themselves.
         forward: The step as values.
-        backward: The step recomputed, then its adjoint.
+        backward: The adjoint of the step, over what it keeps.
+        kept: What the backward pass stores of each recomputed step, beside V[t-1]: charged
+            potentials, and what would be costly to compute once more.
     """
 
     inputs: tuple[str, ...]
@@ -98,6 +100,7 @@ class Program:
     step: Kernel
     forward: Kernel
     backward: Kernel
+    kept: tuple[str, ...]
 
 
 #: Compile-time booleans that every program has.

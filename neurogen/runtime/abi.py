@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-ABI = 1
+ABI = 2
 SURROGATE_PARAMETERS = 4
 
 
@@ -60,12 +60,17 @@ class Kernels:
 
     Attributes:
         module: `__file__` of the generated module.
-        states: How many states the kernels carry.
+        kept: For each value of a step that the backward pass may keep, the constants (bits) whose
+            gradients read it; -1 where it is always read.
     """
 
     module: str
-    states: int
+    kept: tuple[int, ...]
     texts: tuple[tuple[str, str], ...] = ()
+
+    def rows(self, wanted: int) -> int:
+        """Values kept of each step where the gradients of these constants (bits) are asked for."""
+        return sum(mask < 0 or mask & wanted != 0 for mask in self.kept)
 
     def text(self, file: str) -> str:
         """The text of `kernels.cpp` or `kernels.cu`."""

@@ -7,6 +7,7 @@ states, the constants, and O(N T / K) checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,8 +37,8 @@ NEUROGEN_FN real slope(const real u, const real*) { return u; }
 class Engine(Protocol):
     """What a backend's `launch.py` offers to the fused pass."""
 
-    def checkpoint_every(self, variant: Variant, states: int) -> int:
-        """Steps between checkpoints."""
+    def checkpoint_every(self, kernels: Kernels, variant: Variant) -> int:
+        """Steps between checkpoints, for a variant of the backward kernel."""
 
     def threads(self, work: int) -> int:
         """Threads for so many neuron-steps."""
@@ -85,6 +86,11 @@ class Call:
         """The forward kernel for a storage type."""
         surrogate = _NO_SURROGATE if self.spiking else self.surrogate
         return Variant(False, IO_TYPES[dtype], self.flags, False, self.spiking, 0, surrogate)
+
+    def wanted(self, wants: Sequence[bool]) -> int:
+        """Which constants (bits) want gradients, of all tensors that may."""
+        constants = wants[self.inputs + len(self.differentiable) :]
+        return sum(1 << k for k, want in enumerate(constants) if want)
 
     def backward_variant(self, dtype: torch.dtype, wanted: int) -> Variant:
         """The backward kernel for a storage type and a set of constants' gradients."""
@@ -152,8 +158,11 @@ class _Fused(torch.autograd.Function):
             for asked in call.sequences
         ]
         variant = call.forward_variant(first.dtype)
-        every = call.engine.checkpoint_every(variant, len(call.differentiable))
         needed = any(ctx.needs_input_grad)
+        wanted = call.wanted(ctx.needs_input_grad[1:])
+        every = call.engine.checkpoint_every(
+            call.kernels, call.backward_variant(first.dtype, wanted)
+        )
         checkpoints = None
         if needed and steps > every:
             checkpoints = torch.empty(
@@ -202,9 +211,7 @@ class _Fused(torch.autograd.Function):
         wants = ctx.needs_input_grad[1:]
         rows = [layout.rows(x) for x in tensors[:count]]
         operands = [layout.operand(t) for t in tensors[count:]]
-        variant = call.backward_variant(
-            first.dtype, sum(1 << k for k, w in enumerate(wants[count + states :]) if w)
-        )
+        variant = call.backward_variant(first.dtype, call.wanted(wants))
         grad_output = gradients[0]
         if grad_output is None:
             grad_output = torch.zeros((), dtype=first.dtype, device=first.device).expand(

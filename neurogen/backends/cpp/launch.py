@@ -34,10 +34,10 @@ def missing(device: str | None = None) -> str:
     return toolchain.unusable()
 
 
-def checkpoint_every(variant: Variant, states: int) -> int:
-    """As many steps as a block's recomputed states fit into the cache."""
+def checkpoint_every(kernels: Kernels, variant: Variant) -> int:
+    """As many steps as what the backward kernel keeps of a block fits into the cache."""
     size = 8 if variant.io == "double" else 4
-    return max(4, SCRATCH_BYTES // (LANES * size * max(states, 1)))
+    return max(4, SCRATCH_BYTES // (LANES * size * max(kernels.rows(variant.wanted), 1)))
 
 
 def threads(work: int) -> int:

@@ -24,7 +24,7 @@ from neurogen.runtime.abi import Kernels, Variant
 
 BLOCK = 128  # threads of a block
 CHUNKS = 256  # partial sums of a constant's gradient
-REGISTERS = 8  # recomputed values that the backward kernel keeps for each state and input
+REGISTERS = 16  # values that the backward kernel keeps of its segment of steps
 
 #: IEEE arithmetic as written: no contraction, no flushing of subnormals, exact division and root.
 OPTIONS = (
@@ -68,10 +68,10 @@ def _cupy_missing() -> str:
     return ""
 
 
-def checkpoint_every(variant: Variant, states: int) -> int:
-    """As many steps as the recomputed states and inputs fit into registers."""
+def checkpoint_every(kernels: Kernels, variant: Variant) -> int:
+    """As many steps as what the backward kernel keeps fits into registers, whatever is wanted."""
     size = 2 if variant.io == "double" else 1
-    return max(2, REGISTERS // (size * max(states, 1)))
+    return max(2, REGISTERS // (size * max(kernels.rows(wanted=-1), 1)))
 
 
 def threads(work: int) -> int:
@@ -136,12 +136,12 @@ def _launch(
 # -- modules ---------------------------------------------------------------------------------------
 
 
-def options(variant: Variant, states: int) -> tuple[str, ...]:
+def options(kernels: Kernels, variant: Variant) -> tuple[str, ...]:
     """NVRTC's options for a variant, without architecture and include folders."""
     macros = [f"-D{name}={value}" for name, value in variant.macros]
     # NVRTC wants to know of a change in the headers: CuPy's cache looks at text and options only.
     headers = hashlib.sha256((toolchain.headers() + variant.surrogate).encode()).hexdigest()[:16]
-    return (*OPTIONS, *macros, f"-DCHECKPOINT_EVERY={checkpoint_every(variant, states)}",
+    return (*OPTIONS, *macros, f"-DCHECKPOINT_EVERY={checkpoint_every(kernels, variant)}",
             f"-DNEUROGEN_HEADERS=0x{headers}ull")  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def _module(kernels: Kernels, variant: Variant, device: int) -> Any:
     folder = surrogate_folder(variant.surrogate)
     return cupy.RawModule(
         code=kernels.text("kernels.cu"),
-        options=(*options(variant, kernels.states), f"-I{toolchain.INCLUDE}", f"-I{folder}"),
+        options=(*options(kernels, variant), f"-I{toolchain.INCLUDE}", f"-I{folder}"),
         backend="nvrtc",
     )
 
@@ -185,7 +185,7 @@ def _emulator(kernels: Kernels, variant: Variant) -> ctypes.CDLL:
     )
     shim = (Path(__file__).parent / "shim.h").read_text(encoding="utf-8")
     text = f"{shim}\n{kernels.text('kernels.cu')}\n{drivers}"
-    macros = [o for o in options(variant, kernels.states) if o.startswith("-D")]
+    macros = [o for o in options(kernels, variant) if o.startswith("-D")]
     path = toolchain.shared_library(
         text, variant.surrogate, ("-O2", "-Wno-unknown-pragmas", *macros)
     )

@@ -10,10 +10,11 @@ from neurogen.backends.torch.surrogates import surrogate_class
 from neurogen.compiler.artefact import Artefact
 from neurogen.compiler.expression import Expression, infix, names
 from neurogen.compiler.model import Model
+from neurogen.compiler.passes import kept_rows
 from neurogen.compiler.program import DETACH_RESET, Assign, Program
 from neurogen.compiler.surrogates import TABLE
 
-ABI = 1  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
+ABI = 2  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
 
 
 def emit(model: Model, program: Program) -> Artefact:
@@ -60,7 +61,7 @@ def emit(model: Model, program: Program) -> Artefact:
                 "surrogate": surrogate,
                 "inputs": _tuple(program.inputs),
                 "states": _tuple(s.name for s in program.states),
-                "state_count": len(program.states),
+                "kept": repr(tuple(kept_rows(program).values())),
                 "differentiable": repr(tuple(s.differentiable for s in program.states)),
                 "flags": _tuple(program.flags),
                 "parameter_names": _tuple(

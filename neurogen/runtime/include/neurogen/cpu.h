@@ -57,6 +57,12 @@ inline T* offset(T* pointer, int64_t distance) {
   return pointer ? pointer + distance : nullptr;
 }
 
+// Ask for a row before it is needed: rows are far apart in memory, and no hardware follows that.
+template <typename Io>
+inline void prefetch(const Io* row, int64_t lanes) {
+  for (int64_t i = 0; i < lanes; i += 64 / int64_t(sizeof(Io))) __builtin_prefetch(row + i);
+}
+
 // 32 bytes, aligned, written past the caches. (By builtins: <immintrin.h> takes longer to parse than
 // a kernel to compile.)
 inline void stream(char* to, const char* from) {
