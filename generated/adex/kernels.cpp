@@ -2,7 +2,7 @@
 //
 // Adaptive exponential integrate-and-fire; EIF with a recovery current.
 //
-// Per neuron and step: 28 operations forward, 113 backward.
+// Per neuron and step: 28 operations forward, 133 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -22,21 +22,41 @@ NEUROGEN_FN void step(
     const real x, const real v, const real w, const real dt, const real g_L, const real E_L,
     const real g_L_times_delta_T, const real v_threshold, const real v_T, const real delta_T,
     const real C, const real a, const real tau_w, const real v_reset, const real b,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_, real& w_next_) {
-  const real h_v = v + dt * ((g_L * (E_L - v) + g_L_times_delta_T * neurogen::exp((neurogen::minimum(v, v_threshold) - v_T) / delta_T) - w + x) / C);  // dynamics: H[t]
-  const real h_w = w + dt * ((a * (v - E_L) - w) / tau_w);          // dynamics: w[t]
+    [[maybe_unused]] const real* surrogate_, real& output_, real& exponential_keep_,
+    real& quotient_keep_, real& h_v_keep_, real& quotient_1_keep_, real& v_next_,
+    real& w_next_) {
+  const real exponential = neurogen::exp((neurogen::minimum(v, v_threshold) - v_T) / delta_T);  // used more than once
+  const real shared = g_L * (E_L - v) + g_L_times_delta_T * exponential - w + x;  // used more than once
+  const real quotient = shared / C;                                 // used more than once
+  const real h_v = v + dt * quotient;                               // dynamics: H[t]
+  const real shared_1 = a * (v - E_L) - w;                          // used more than once
+  const real quotient_1 = shared_1 / tau_w;                         // used more than once
+  const real h_w = w + dt * quotient_1;                             // dynamics: w[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = spike * v_reset + (1 - spike) * h_v;          // reset: V[t]
   const real next_w = h_w + spike * b;                              // reset: w[t]
+  exponential_keep_ = exponential;
+  quotient_keep_ = quotient;
+  h_v_keep_ = h_v;
+  quotient_1_keep_ = quotient_1;
   output_ = spike;
   v_next_ = next_v;
   w_next_ = next_w;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool w_kept_ = (wanted & 0x280) != 0;
+[[maybe_unused]] constexpr bool exponential_kept_ = true;
+[[maybe_unused]] constexpr bool quotient_kept_ = (wanted & 0x1) != 0;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+[[maybe_unused]] constexpr bool quotient_1_kept_ = (wanted & 0x1) != 0;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real w, const real dt, const real g_L, const real E_L,
+    const real x, const real v, const real w, const real exponential, const real quotient,
+    const real h_v, const real quotient_1, const real dt, const real g_L, const real E_L,
     const real g_L_times_delta_T, const real v_threshold, const real v_T, const real delta_T,
     const real C, const real a, const real tau_w, const real v_reset, const real b,
     const real grad_output, const real lam_v, const real lam_w,
@@ -44,12 +64,8 @@ NEUROGEN_FN void adjoint(
     real& dt_grad_, real& g_L_grad_, real& E_L_grad_, real& g_L_times_delta_T_grad_,
     real& v_threshold_grad_, real& v_T_grad_, real& delta_T_grad_, real& C_grad_,
     real& a_grad_, real& tau_w_grad_, real& v_reset_grad_, real& b_grad_) {
-  const real exponential = neurogen::exp((neurogen::minimum(v, v_threshold) - v_T) / delta_T);  // used more than once
   const real shared = g_L * (E_L - v) + g_L_times_delta_T * exponential - w + x;  // used more than once
-  const real quotient = shared / C;                                 // used more than once
-  const real h_v = v + dt * quotient;                               // dynamics: H[t]
   const real shared_1 = a * (v - E_L) - w;                          // used more than once
-  const real quotient_1 = shared_1 / tau_w;                         // used more than once
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_w * b + lam_v * (v_reset - h_v);   // dL/dreset_spike
@@ -190,11 +206,12 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 1 * a_.neurons_, w_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, v_next_, w_next_;
-      step(neurogen::load(x_row_[i_]), v_lanes_[i_], w_lanes_[i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], surrogate_, output_, v_next_, w_next_);
+      real output_, exponential_keep_, quotient_keep_, h_v_keep_, quotient_1_keep_, v_next_, w_next_;
+      step(neurogen::load(x_row_[i_]), v_lanes_[i_], w_lanes_[i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], surrogate_, output_, exponential_keep_, quotient_keep_, h_v_keep_, quotient_1_keep_, v_next_, w_next_);
       neurogen::store(outputs_[i_], output_);
       v_lanes_[i_] = v_next_;
       w_lanes_[i_] = w_next_;
@@ -225,7 +242,7 @@ extern "C" void forward(const Forward* const a_) {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
-static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
+static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
   const neurogen::Lanes<real, uniform> dt(a_.dt, first_, lanes_);
   const neurogen::Lanes<real, uniform> g_L(a_.g_L, first_, lanes_);
   const neurogen::Lanes<real, uniform> E_L(a_.E_L, first_, lanes_);
@@ -240,10 +257,20 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   const neurogen::Lanes<real, uniform> b(a_.b, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
-  real* const v_lanes_ = scratch_ + 0 * a_.every_ * LANES;  // [step][lane]
+  real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const w_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += w_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const exponential_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += exponential_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const quotient_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += quotient_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const quotient_1_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += quotient_1_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
-  real* const w_lanes_ = scratch_ + 1 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_w_lanes_[LANES];
   neurogen::read_block(lam_w_lanes_, neurogen::offset(a_.w_grad_final_, first_), lanes_);
   neurogen::Row<Io> x_grad_row_;
@@ -267,18 +294,20 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
     if (begin_) neurogen::read_block(w_lanes_, place_ + 1 * a_.neurons_, lanes_);
     else neurogen::read_state(w_lanes_, a_.w, first_, lanes_);
-    for (int64_t t_ = begin_, row_ = 0; t_ + 1 < end_; ++t_, row_ += LANES) {
+    for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real output_;
-        step(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], w_lanes_[row_ + i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], surrogate_, output_, v_lanes_[row_ + LANES + i_], w_lanes_[row_ + LANES + i_]);
+        step(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], w_lanes_[w_kept_ * row_ + i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], surrogate_, output_, exponential_lanes_[exponential_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_], w_lanes_[w_kept_ * (row_ + LANES) + i_]);
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_w_lanes_,
@@ -286,7 +315,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_;
-        adjoint(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], w_lanes_[row_ + i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_w_lanes_[i_], surrogate_, x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_);
+        adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], w_lanes_[w_kept_ * row_ + i_], exponential_lanes_[exponential_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_w_lanes_[i_], surrogate_, x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_);
         neurogen::store(x_grads_[i_], x_grad_);
         lam_v_lanes_[i_] = v_grad_;
         lam_w_lanes_[i_] = w_grad_;
@@ -338,7 +367,7 @@ extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   {
-    neurogen::Scratch<real> scratch_(2 * a_->every_ * LANES);
+    neurogen::Scratch<real> scratch_(6 * (a_->every_ + 1) * LANES);
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;

@@ -2,7 +2,7 @@
 //
 // Adaptive exponential integrate-and-fire; EIF with a recovery current.
 //
-// Per neuron and step: 28 operations forward, 113 backward.
+// Per neuron and step: 28 operations forward, 133 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -22,21 +22,41 @@ NEUROGEN_FN void step(
     const real x, const real v, const real w, const real dt, const real g_L, const real E_L,
     const real g_L_times_delta_T, const real v_threshold, const real v_T, const real delta_T,
     const real C, const real a, const real tau_w, const real v_reset, const real b,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_, real& w_next_) {
-  const real h_v = v + dt * ((g_L * (E_L - v) + g_L_times_delta_T * neurogen::exp((neurogen::minimum(v, v_threshold) - v_T) / delta_T) - w + x) / C);  // dynamics: H[t]
-  const real h_w = w + dt * ((a * (v - E_L) - w) / tau_w);          // dynamics: w[t]
+    [[maybe_unused]] const real* surrogate_, real& output_, real& exponential_keep_,
+    real& quotient_keep_, real& h_v_keep_, real& quotient_1_keep_, real& v_next_,
+    real& w_next_) {
+  const real exponential = neurogen::exp((neurogen::minimum(v, v_threshold) - v_T) / delta_T);  // used more than once
+  const real shared = g_L * (E_L - v) + g_L_times_delta_T * exponential - w + x;  // used more than once
+  const real quotient = shared / C;                                 // used more than once
+  const real h_v = v + dt * quotient;                               // dynamics: H[t]
+  const real shared_1 = a * (v - E_L) - w;                          // used more than once
+  const real quotient_1 = shared_1 / tau_w;                         // used more than once
+  const real h_w = w + dt * quotient_1;                             // dynamics: w[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = spike * v_reset + (1 - spike) * h_v;          // reset: V[t]
   const real next_w = h_w + spike * b;                              // reset: w[t]
+  exponential_keep_ = exponential;
+  quotient_keep_ = quotient;
+  h_v_keep_ = h_v;
+  quotient_1_keep_ = quotient_1;
   output_ = spike;
   v_next_ = next_v;
   w_next_ = next_w;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool w_kept_ = (wanted & 0x280) != 0;
+[[maybe_unused]] constexpr bool exponential_kept_ = true;
+[[maybe_unused]] constexpr bool quotient_kept_ = (wanted & 0x1) != 0;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+[[maybe_unused]] constexpr bool quotient_1_kept_ = (wanted & 0x1) != 0;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real w, const real dt, const real g_L, const real E_L,
+    const real x, const real v, const real w, const real exponential, const real quotient,
+    const real h_v, const real quotient_1, const real dt, const real g_L, const real E_L,
     const real g_L_times_delta_T, const real v_threshold, const real v_T, const real delta_T,
     const real C, const real a, const real tau_w, const real v_reset, const real b,
     const real grad_output, const real lam_v, const real lam_w,
@@ -44,12 +64,8 @@ NEUROGEN_FN void adjoint(
     real& dt_grad_, real& g_L_grad_, real& E_L_grad_, real& g_L_times_delta_T_grad_,
     real& v_threshold_grad_, real& v_T_grad_, real& delta_T_grad_, real& C_grad_,
     real& a_grad_, real& tau_w_grad_, real& v_reset_grad_, real& b_grad_) {
-  const real exponential = neurogen::exp((neurogen::minimum(v, v_threshold) - v_T) / delta_T);  // used more than once
   const real shared = g_L * (E_L - v) + g_L_times_delta_T * exponential - w + x;  // used more than once
-  const real quotient = shared / C;                                 // used more than once
-  const real h_v = v + dt * quotient;                               // dynamics: H[t]
   const real shared_1 = a * (v - E_L) - w;                          // used more than once
-  const real quotient_1 = shared_1 / tau_w;                         // used more than once
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_w * b + lam_v * (v_reset - h_v);   // dL/dreset_spike
@@ -188,8 +204,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[1 * a_.neurons_] = w;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_, w_next_;
-    step(x, v, w, dt, g_L, E_L, g_L_times_delta_T, v_threshold, v_T, delta_T, C, a, tau_w, v_reset, b, surrogate_, output_, v_next_, w_next_);
+    real output_, exponential_keep_, quotient_keep_, h_v_keep_, quotient_1_keep_, v_next_, w_next_;
+    step(x, v, w, dt, g_L, E_L, g_L_times_delta_T, v_threshold, v_T, delta_T, C, a, tau_w, v_reset, b, surrogate_, output_, exponential_keep_, quotient_keep_, h_v_keep_, quotient_1_keep_, v_next_, w_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -237,8 +253,12 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
-    real w_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real w_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real exponential_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real quotient_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real quotient_1_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 2 * a_.neurons_ + n_;
@@ -253,12 +273,12 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          const real w = w_at_[k_];
-          real output_;
-          step(x, v, w, dt, g_L, E_L, g_L_times_delta_T, v_threshold, v_T, delta_T, C, a, tau_w, v_reset, b, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY], w_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        const real w = w_at_[k_];
+        real output_, v_next_, w_next_;
+        step(x, v, w, dt, g_L, E_L, g_L_times_delta_T, v_threshold, v_T, delta_T, C, a, tau_w, v_reset, b, surrogate_, output_, exponential_at_[k_], quotient_at_[k_], h_v_at_[k_], quotient_1_at_[k_], v_next_, w_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) w_at_[k_ + 1] = w_next_;
       }
     }
 #pragma unroll
@@ -268,11 +288,15 @@ extern "C" __global__ void backward(const Backward a_) {
         const real x = x_at_[k_];
         const real v = v_at_[k_];
         const real w = w_at_[k_];
+        const real exponential = exponential_at_[k_];
+        const real quotient = quotient_at_[k_];
+        const real h_v = h_v_at_[k_];
+        const real quotient_1 = quotient_1_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.w_grad_sequence_) lam_w += a_.w_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_;
-        adjoint(x, v, w, dt, g_L, E_L, g_L_times_delta_T, v_threshold, v_T, delta_T, C, a, tau_w, v_reset, b, grad_output, lam_v, lam_w, surrogate_, x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_);
+        adjoint(x, v, w, exponential, quotient, h_v, quotient_1, dt, g_L, E_L, g_L_times_delta_T, v_threshold, v_T, delta_T, C, a, tau_w, v_reset, b, grad_output, lam_v, lam_w, surrogate_, x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         lam_w = w_grad_;

@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
-abi = 1
+abi = 2
 
 
 class AdLIFNode(Neuron):
@@ -76,7 +76,7 @@ class AdLIFNode(Neuron):
         "a": Learnable(lambda p: 0, "layer", "clamp", (-1.0, 1.0), None),
         "b": Learnable(lambda p: 1, "layer", "clamp", (0.0, 2.0), None),
     }
-    kernels = Kernels(__file__, 3)
+    kernels = Kernels(__file__, kept=(10, 1, 28, 32, -1))
 
     def __init__(
         self,

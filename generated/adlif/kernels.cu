@@ -2,7 +2,7 @@
 //
 // Adaptive LIF with a recovery current driven by the membrane and by spikes; may resonate.
 //
-// Per neuron and step: 14 operations forward, 40 backward.
+// Per neuron and step: 14 operations forward, 43 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -22,27 +22,35 @@ NEUROGEN_FN void step(
     const real x, const real v, const real w, const real prev_spike, const real beta,
     const real a, const real b, const real alpha, const real v_threshold,
     const real one_minus_alpha, [[maybe_unused]] const real* surrogate_, real& output_,
-    real& v_next_, real& w_next_, real& prev_spike_next_) {
+    real& h_w_keep_, real& h_v_keep_, real& v_next_, real& w_next_, real& prev_spike_next_) {
   const real h_w = beta * w + a * v + b * prev_spike;               // charge: w[t]
   const real h_v = alpha * (v - v_threshold * prev_spike) + one_minus_alpha * (x - h_w);  // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v > v_threshold) : primitive(u, surrogate_);  // fire: S[t]
+  h_w_keep_ = h_w;
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = h_v;
   w_next_ = h_w;
   prev_spike_next_ = spike;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0xa) != 0;
+[[maybe_unused]] constexpr bool w_kept_ = (wanted & 0x1) != 0;
+[[maybe_unused]] constexpr bool prev_spike_kept_ = (wanted & 0x1c) != 0;
+[[maybe_unused]] constexpr bool h_w_kept_ = (wanted & 0x20) != 0;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real w, const real prev_spike, const real beta,
-    const real a, const real b, const real alpha, const real v_threshold,
-    const real one_minus_alpha, const real grad_output, const real lam_v, const real lam_w,
-    const real lam_prev_spike, [[maybe_unused]] const real* surrogate_, real& x_grad_,
-    real& v_grad_, real& w_grad_, real& prev_spike_grad_, real& beta_grad_, real& a_grad_,
-    real& b_grad_, real& alpha_grad_, real& v_threshold_grad_, real& one_minus_alpha_grad_) {
-  const real h_w = beta * w + a * v + b * prev_spike;               // charge: w[t]
-  const real h_v = alpha * (v - v_threshold * prev_spike) + one_minus_alpha * (x - h_w);  // charge: H[t]
+    const real x, const real v, const real w, const real prev_spike, const real h_w,
+    const real h_v, const real beta, const real a, const real b, const real alpha,
+    const real v_threshold, const real one_minus_alpha, const real grad_output,
+    const real lam_v, const real lam_w, const real lam_prev_spike,
+    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_, real& w_grad_,
+    real& prev_spike_grad_, real& beta_grad_, real& a_grad_, real& b_grad_,
+    real& alpha_grad_, real& v_threshold_grad_, real& one_minus_alpha_grad_) {
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real d_spike = grad_output + lam_prev_spike;                // dL/dS[t]
   const real d_u = d_spike * slope(u, surrogate_);                  // dL/du
@@ -152,8 +160,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[2 * a_.neurons_] = prev_spike;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_, w_next_, prev_spike_next_;
-    step(x, v, w, prev_spike, beta, a, b, alpha, v_threshold, one_minus_alpha, surrogate_, output_, v_next_, w_next_, prev_spike_next_);
+    real output_, h_w_keep_, h_v_keep_, v_next_, w_next_, prev_spike_next_;
+    step(x, v, w, prev_spike, beta, a, b, alpha, v_threshold, one_minus_alpha, surrogate_, output_, h_w_keep_, h_v_keep_, v_next_, w_next_, prev_spike_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -193,9 +201,11 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
-    real w_at_[CHECKPOINT_EVERY];
-    real prev_spike_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real w_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real prev_spike_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_w_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 3 * a_.neurons_ + n_;
@@ -212,13 +222,14 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          const real w = w_at_[k_];
-          const real prev_spike = prev_spike_at_[k_];
-          real output_;
-          step(x, v, w, prev_spike, beta, a, b, alpha, v_threshold, one_minus_alpha, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY], w_at_[(k_ + 1) % CHECKPOINT_EVERY], prev_spike_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        const real w = w_at_[k_];
+        const real prev_spike = prev_spike_at_[k_];
+        real output_, v_next_, w_next_, prev_spike_next_;
+        step(x, v, w, prev_spike, beta, a, b, alpha, v_threshold, one_minus_alpha, surrogate_, output_, h_w_at_[k_], h_v_at_[k_], v_next_, w_next_, prev_spike_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) w_at_[k_ + 1] = w_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) prev_spike_at_[k_ + 1] = prev_spike_next_;
       }
     }
 #pragma unroll
@@ -229,12 +240,14 @@ extern "C" __global__ void backward(const Backward a_) {
         const real v = v_at_[k_];
         const real w = w_at_[k_];
         const real prev_spike = prev_spike_at_[k_];
+        const real h_w = h_w_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.w_grad_sequence_) lam_w += a_.w_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.prev_spike_grad_sequence_) lam_prev_spike += a_.prev_spike_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, w_grad_, prev_spike_grad_, beta_grad_, a_grad_, b_grad_, alpha_grad_, v_threshold_grad_, one_minus_alpha_grad_;
-        adjoint(x, v, w, prev_spike, beta, a, b, alpha, v_threshold, one_minus_alpha, grad_output, lam_v, lam_w, lam_prev_spike, surrogate_, x_grad_, v_grad_, w_grad_, prev_spike_grad_, beta_grad_, a_grad_, b_grad_, alpha_grad_, v_threshold_grad_, one_minus_alpha_grad_);
+        adjoint(x, v, w, prev_spike, h_w, h_v, beta, a, b, alpha, v_threshold, one_minus_alpha, grad_output, lam_v, lam_w, lam_prev_spike, surrogate_, x_grad_, v_grad_, w_grad_, prev_spike_grad_, beta_grad_, a_grad_, b_grad_, alpha_grad_, v_threshold_grad_, one_minus_alpha_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         lam_w = w_grad_;

@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import PiecewiseQuadratic, Surrogate
 
-abi = 1
+abi = 2
 
 
 class ALIFNode(Neuron):
@@ -76,7 +76,7 @@ class ALIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, 3)
+    kernels = Kernels(__file__, kept=(1, -1, -1, -1, -1, -1))
 
     def __init__(
         self,

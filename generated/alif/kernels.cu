@@ -2,7 +2,7 @@
 //
 // Adaptive LIF of the LSNN; each spike raises the threshold, which decays slowly.
 //
-// Per neuron and step: 19 operations forward, 50 backward.
+// Per neuron and step: 19 operations forward, 56 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -25,31 +25,40 @@ NEUROGEN_FN void step(
     const real x, const real v, const real a, const real prev_spike, const real alpha,
     const real one_minus_alpha, const real v_threshold, const real beta, const real rho,
     const real one_minus_rho, [[maybe_unused]] const real* surrogate_, real& output_,
-    real& v_next_, real& a_next_, real& prev_spike_next_) {
+    real& h_v_keep_, real& h_a_keep_, real& u_keep_, real& v_next_, real& a_next_,
+    real& prev_spike_next_) {
   const real h_v = alpha * v + one_minus_alpha * x - prev_spike * (v_threshold + beta * a);  // charge: H[t]
   const real h_a = rho * a + one_minus_rho * prev_spike;            // charge: a[t]
   const real threshold = v_threshold + beta * h_a;                  // charge
   const real u = (h_v - threshold) / threshold - 0;                 // distance to threshold
   const real spike = spiking ? real((h_v - threshold) / threshold > 0) : primitive(u, surrogate_);  // fire: S[t]
+  h_v_keep_ = h_v;
+  h_a_keep_ = h_a;
+  u_keep_ = u;
   output_ = spike;
   v_next_ = h_v;
   a_next_ = h_a;
   prev_spike_next_ = spike;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x1) != 0;
+[[maybe_unused]] constexpr bool a_kept_ = true;
+[[maybe_unused]] constexpr bool prev_spike_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+[[maybe_unused]] constexpr bool h_a_kept_ = true;
+[[maybe_unused]] constexpr bool u_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real a, const real prev_spike, const real alpha,
-    const real one_minus_alpha, const real v_threshold, const real beta, const real rho,
-    const real one_minus_rho, const real grad_output, const real lam_v, const real lam_a,
-    const real lam_prev_spike, [[maybe_unused]] const real* surrogate_, real& x_grad_,
-    real& v_grad_, real& a_grad_, real& prev_spike_grad_, real& alpha_grad_,
-    real& one_minus_alpha_grad_, real& v_threshold_grad_, real& beta_grad_, real& rho_grad_,
-    real& one_minus_rho_grad_) {
-  const real h_v = alpha * v + one_minus_alpha * x - prev_spike * (v_threshold + beta * a);  // charge: H[t]
-  const real h_a = rho * a + one_minus_rho * prev_spike;            // charge: a[t]
+    const real x, const real v, const real a, const real prev_spike, const real h_v,
+    const real h_a, const real u, const real alpha, const real one_minus_alpha,
+    const real v_threshold, const real beta, const real rho, const real one_minus_rho,
+    const real grad_output, const real lam_v, const real lam_a, const real lam_prev_spike,
+    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_, real& a_grad_,
+    real& prev_spike_grad_, real& alpha_grad_, real& one_minus_alpha_grad_,
+    real& v_threshold_grad_, real& beta_grad_, real& rho_grad_, real& one_minus_rho_grad_) {
   const real threshold = v_threshold + beta * h_a;                  // charge
-  const real u = (h_v - threshold) / threshold - 0;                 // distance to threshold
   const real d_spike = grad_output + lam_prev_spike;                // dL/dS[t]
   const real d_u = d_spike * slope(u, surrogate_);                  // dL/du
   const real d_threshold = -(d_u * (1 / threshold + (h_v - threshold) / (threshold * threshold)));  // dL/dthreshold
@@ -159,8 +168,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[2 * a_.neurons_] = prev_spike;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_, a_next_, prev_spike_next_;
-    step(x, v, a, prev_spike, alpha, one_minus_alpha, v_threshold, beta, rho, one_minus_rho, surrogate_, output_, v_next_, a_next_, prev_spike_next_);
+    real output_, h_v_keep_, h_a_keep_, u_keep_, v_next_, a_next_, prev_spike_next_;
+    step(x, v, a, prev_spike, alpha, one_minus_alpha, v_threshold, beta, rho, one_minus_rho, surrogate_, output_, h_v_keep_, h_a_keep_, u_keep_, v_next_, a_next_, prev_spike_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -200,9 +209,12 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
-    real a_at_[CHECKPOINT_EVERY];
-    real prev_spike_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real a_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real prev_spike_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_a_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real u_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 3 * a_.neurons_ + n_;
@@ -219,13 +231,14 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          const real a = a_at_[k_];
-          const real prev_spike = prev_spike_at_[k_];
-          real output_;
-          step(x, v, a, prev_spike, alpha, one_minus_alpha, v_threshold, beta, rho, one_minus_rho, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY], a_at_[(k_ + 1) % CHECKPOINT_EVERY], prev_spike_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        const real a = a_at_[k_];
+        const real prev_spike = prev_spike_at_[k_];
+        real output_, v_next_, a_next_, prev_spike_next_;
+        step(x, v, a, prev_spike, alpha, one_minus_alpha, v_threshold, beta, rho, one_minus_rho, surrogate_, output_, h_v_at_[k_], h_a_at_[k_], u_at_[k_], v_next_, a_next_, prev_spike_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) a_at_[k_ + 1] = a_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) prev_spike_at_[k_ + 1] = prev_spike_next_;
       }
     }
 #pragma unroll
@@ -236,12 +249,15 @@ extern "C" __global__ void backward(const Backward a_) {
         const real v = v_at_[k_];
         const real a = a_at_[k_];
         const real prev_spike = prev_spike_at_[k_];
+        const real h_v = h_v_at_[k_];
+        const real h_a = h_a_at_[k_];
+        const real u = u_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.a_grad_sequence_) lam_a += a_.a_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.prev_spike_grad_sequence_) lam_prev_spike += a_.prev_spike_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, a_grad_, prev_spike_grad_, alpha_grad_, one_minus_alpha_grad_, v_threshold_grad_, beta_grad_, rho_grad_, one_minus_rho_grad_;
-        adjoint(x, v, a, prev_spike, alpha, one_minus_alpha, v_threshold, beta, rho, one_minus_rho, grad_output, lam_v, lam_a, lam_prev_spike, surrogate_, x_grad_, v_grad_, a_grad_, prev_spike_grad_, alpha_grad_, one_minus_alpha_grad_, v_threshold_grad_, beta_grad_, rho_grad_, one_minus_rho_grad_);
+        adjoint(x, v, a, prev_spike, h_v, h_a, u, alpha, one_minus_alpha, v_threshold, beta, rho, one_minus_rho, grad_output, lam_v, lam_a, lam_prev_spike, surrogate_, x_grad_, v_grad_, a_grad_, prev_spike_grad_, alpha_grad_, one_minus_alpha_grad_, v_threshold_grad_, beta_grad_, rho_grad_, one_minus_rho_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         lam_a = a_grad_;

@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class BRFNode(Neuron):
@@ -77,7 +77,7 @@ class BRFNode(Neuron):
         "omega": Learnable(lambda p: 10, "layer", "identity", None, None),
         "b_offset": Learnable(lambda p: 1, "layer", "identity", None, None),
     }
-    kernels = Kernels(__file__, 3)
+    kernels = Kernels(__file__, kept=(-1, -1, -1, -1))
 
     def __init__(
         self,

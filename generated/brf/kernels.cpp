@@ -2,7 +2,7 @@
 //
 // Balanced resonate-and-fire; an oscillator kept stable, with a refractory threshold.
 //
-// Per neuron and step: 19 operations forward, 47 backward.
+// Per neuron and step: 19 operations forward, 64 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -22,31 +22,39 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real w, const real q, const real damping,
     const real dt, const real frequency, const real v_threshold, const real gamma,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_, real& w_next_,
-    real& q_next_) {
+    [[maybe_unused]] const real* surrogate_, real& output_, real& h_v_keep_, real& v_next_,
+    real& w_next_, real& q_next_) {
   const real b = damping - q;                                       // charge
-  const real h_v = v + dt * (b * v - frequency * w + x);            // charge: H[t]
-  const real h_w = w + dt * (frequency * v + b * w);                // charge: w[t]
+  const real shared = b * v - frequency * w + x;                    // used more than once
+  const real h_v = v + dt * shared;                                 // charge: H[t]
+  const real shared_1 = frequency * v + b * w;                      // used more than once
+  const real h_w = w + dt * shared_1;                               // charge: w[t]
   const real u = h_v - (v_threshold + q);                           // distance to threshold
   const real spike = spiking ? real(h_v > v_threshold + q) : primitive(u, surrogate_);  // fire: S[t]
   const real next_q = gamma * q + spike;                            // reset: q[t]
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = h_v;
   w_next_ = h_w;
   q_next_ = next_q;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool w_kept_ = true;
+[[maybe_unused]] constexpr bool q_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real w, const real q, const real damping,
-    const real dt, const real frequency, const real v_threshold, const real gamma,
-    const real grad_output, const real lam_v, const real lam_w, const real lam_q,
-    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_, real& w_grad_,
-    real& q_grad_, real& damping_grad_, real& dt_grad_, real& frequency_grad_,
+    const real x, const real v, const real w, const real q, const real h_v,
+    const real damping, const real dt, const real frequency, const real v_threshold,
+    const real gamma, const real grad_output, const real lam_v, const real lam_w,
+    const real lam_q, [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
+    real& w_grad_, real& q_grad_, real& damping_grad_, real& dt_grad_, real& frequency_grad_,
     real& v_threshold_grad_, real& gamma_grad_) {
   const real b = damping - q;                                       // charge
   const real shared = b * v - frequency * w + x;                    // used more than once
-  const real h_v = v + dt * shared;                                 // charge: H[t]
   const real shared_1 = frequency * v + b * w;                      // used more than once
   const real u = h_v - (v_threshold + q);                           // distance to threshold
   const real d_spike = grad_output + (detach_reset ? real(0) : lam_q);  // dL/dS[t]
@@ -153,11 +161,12 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 2 * a_.neurons_, q_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, v_next_, w_next_, q_next_;
-      step(neurogen::load(x_row_[i_]), v_lanes_[i_], w_lanes_[i_], q_lanes_[i_], damping[i_], dt[i_], frequency[i_], v_threshold[i_], gamma[i_], surrogate_, output_, v_next_, w_next_, q_next_);
+      real output_, h_v_keep_, v_next_, w_next_, q_next_;
+      step(neurogen::load(x_row_[i_]), v_lanes_[i_], w_lanes_[i_], q_lanes_[i_], damping[i_], dt[i_], frequency[i_], v_threshold[i_], gamma[i_], surrogate_, output_, h_v_keep_, v_next_, w_next_, q_next_);
       neurogen::store(outputs_[i_], output_);
       v_lanes_[i_] = v_next_;
       w_lanes_[i_] = w_next_;
@@ -192,7 +201,7 @@ extern "C" void forward(const Forward* const a_) {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
-static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
+static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
   const neurogen::Lanes<real, uniform> damping(a_.damping, first_, lanes_);
   const neurogen::Lanes<real, uniform> dt(a_.dt, first_, lanes_);
   const neurogen::Lanes<real, uniform> frequency(a_.frequency, first_, lanes_);
@@ -200,13 +209,18 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   const neurogen::Lanes<real, uniform> gamma(a_.gamma, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
-  real* const v_lanes_ = scratch_ + 0 * a_.every_ * LANES;  // [step][lane]
+  real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const w_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += w_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const q_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += q_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_v_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
-  real* const w_lanes_ = scratch_ + 1 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_w_lanes_[LANES];
   neurogen::read_block(lam_w_lanes_, neurogen::offset(a_.w_grad_final_, first_), lanes_);
-  real* const q_lanes_ = scratch_ + 2 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_q_lanes_[LANES];
   neurogen::read_block(lam_q_lanes_, neurogen::offset(a_.q_grad_final_, first_), lanes_);
   neurogen::Row<Io> x_grad_row_;
@@ -225,18 +239,20 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(w_lanes_, a_.w, first_, lanes_);
     if (begin_) neurogen::read_block(q_lanes_, place_ + 2 * a_.neurons_, lanes_);
     else neurogen::read_state(q_lanes_, a_.q, first_, lanes_);
-    for (int64_t t_ = begin_, row_ = 0; t_ + 1 < end_; ++t_, row_ += LANES) {
+    for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real output_;
-        step(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], w_lanes_[row_ + i_], q_lanes_[row_ + i_], damping[i_], dt[i_], frequency[i_], v_threshold[i_], gamma[i_], surrogate_, output_, v_lanes_[row_ + LANES + i_], w_lanes_[row_ + LANES + i_], q_lanes_[row_ + LANES + i_]);
+        step(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], w_lanes_[w_kept_ * row_ + i_], q_lanes_[q_kept_ * row_ + i_], damping[i_], dt[i_], frequency[i_], v_threshold[i_], gamma[i_], surrogate_, output_, h_v_lanes_[h_v_kept_ * row_ + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_], w_lanes_[w_kept_ * (row_ + LANES) + i_], q_lanes_[q_kept_ * (row_ + LANES) + i_]);
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_w_lanes_,
@@ -246,7 +262,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_grad_, v_grad_, w_grad_, q_grad_, damping_grad_, dt_grad_, frequency_grad_, v_threshold_grad_, gamma_grad_;
-        adjoint(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], w_lanes_[row_ + i_], q_lanes_[row_ + i_], damping[i_], dt[i_], frequency[i_], v_threshold[i_], gamma[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_w_lanes_[i_], lam_q_lanes_[i_], surrogate_, x_grad_, v_grad_, w_grad_, q_grad_, damping_grad_, dt_grad_, frequency_grad_, v_threshold_grad_, gamma_grad_);
+        adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], w_lanes_[w_kept_ * row_ + i_], q_lanes_[q_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], damping[i_], dt[i_], frequency[i_], v_threshold[i_], gamma[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_w_lanes_[i_], lam_q_lanes_[i_], surrogate_, x_grad_, v_grad_, w_grad_, q_grad_, damping_grad_, dt_grad_, frequency_grad_, v_threshold_grad_, gamma_grad_);
         neurogen::store(x_grads_[i_], x_grad_);
         lam_v_lanes_[i_] = v_grad_;
         lam_w_lanes_[i_] = w_grad_;
@@ -279,7 +295,7 @@ extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   {
-    neurogen::Scratch<real> scratch_(3 * a_->every_ * LANES);
+    neurogen::Scratch<real> scratch_(4 * (a_->every_ + 1) * LANES);
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;

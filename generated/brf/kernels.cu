@@ -2,7 +2,7 @@
 //
 // Balanced resonate-and-fire; an oscillator kept stable, with a refractory threshold.
 //
-// Per neuron and step: 19 operations forward, 47 backward.
+// Per neuron and step: 19 operations forward, 64 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -22,31 +22,39 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real w, const real q, const real damping,
     const real dt, const real frequency, const real v_threshold, const real gamma,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_, real& w_next_,
-    real& q_next_) {
+    [[maybe_unused]] const real* surrogate_, real& output_, real& h_v_keep_, real& v_next_,
+    real& w_next_, real& q_next_) {
   const real b = damping - q;                                       // charge
-  const real h_v = v + dt * (b * v - frequency * w + x);            // charge: H[t]
-  const real h_w = w + dt * (frequency * v + b * w);                // charge: w[t]
+  const real shared = b * v - frequency * w + x;                    // used more than once
+  const real h_v = v + dt * shared;                                 // charge: H[t]
+  const real shared_1 = frequency * v + b * w;                      // used more than once
+  const real h_w = w + dt * shared_1;                               // charge: w[t]
   const real u = h_v - (v_threshold + q);                           // distance to threshold
   const real spike = spiking ? real(h_v > v_threshold + q) : primitive(u, surrogate_);  // fire: S[t]
   const real next_q = gamma * q + spike;                            // reset: q[t]
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = h_v;
   w_next_ = h_w;
   q_next_ = next_q;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool w_kept_ = true;
+[[maybe_unused]] constexpr bool q_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real w, const real q, const real damping,
-    const real dt, const real frequency, const real v_threshold, const real gamma,
-    const real grad_output, const real lam_v, const real lam_w, const real lam_q,
-    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_, real& w_grad_,
-    real& q_grad_, real& damping_grad_, real& dt_grad_, real& frequency_grad_,
+    const real x, const real v, const real w, const real q, const real h_v,
+    const real damping, const real dt, const real frequency, const real v_threshold,
+    const real gamma, const real grad_output, const real lam_v, const real lam_w,
+    const real lam_q, [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
+    real& w_grad_, real& q_grad_, real& damping_grad_, real& dt_grad_, real& frequency_grad_,
     real& v_threshold_grad_, real& gamma_grad_) {
   const real b = damping - q;                                       // charge
   const real shared = b * v - frequency * w + x;                    // used more than once
-  const real h_v = v + dt * shared;                                 // charge: H[t]
   const real shared_1 = frequency * v + b * w;                      // used more than once
   const real u = h_v - (v_threshold + q);                           // distance to threshold
   const real d_spike = grad_output + (detach_reset ? real(0) : lam_q);  // dL/dS[t]
@@ -150,8 +158,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[2 * a_.neurons_] = q;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_, w_next_, q_next_;
-    step(x, v, w, q, damping, dt, frequency, v_threshold, gamma, surrogate_, output_, v_next_, w_next_, q_next_);
+    real output_, h_v_keep_, v_next_, w_next_, q_next_;
+    step(x, v, w, q, damping, dt, frequency, v_threshold, gamma, surrogate_, output_, h_v_keep_, v_next_, w_next_, q_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -189,9 +197,10 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
-    real w_at_[CHECKPOINT_EVERY];
-    real q_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real w_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real q_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 3 * a_.neurons_ + n_;
@@ -208,13 +217,14 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          const real w = w_at_[k_];
-          const real q = q_at_[k_];
-          real output_;
-          step(x, v, w, q, damping, dt, frequency, v_threshold, gamma, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY], w_at_[(k_ + 1) % CHECKPOINT_EVERY], q_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        const real w = w_at_[k_];
+        const real q = q_at_[k_];
+        real output_, v_next_, w_next_, q_next_;
+        step(x, v, w, q, damping, dt, frequency, v_threshold, gamma, surrogate_, output_, h_v_at_[k_], v_next_, w_next_, q_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) w_at_[k_ + 1] = w_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) q_at_[k_ + 1] = q_next_;
       }
     }
 #pragma unroll
@@ -225,12 +235,13 @@ extern "C" __global__ void backward(const Backward a_) {
         const real v = v_at_[k_];
         const real w = w_at_[k_];
         const real q = q_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.w_grad_sequence_) lam_w += a_.w_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.q_grad_sequence_) lam_q += a_.q_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, w_grad_, q_grad_, damping_grad_, dt_grad_, frequency_grad_, v_threshold_grad_, gamma_grad_;
-        adjoint(x, v, w, q, damping, dt, frequency, v_threshold, gamma, grad_output, lam_v, lam_w, lam_q, surrogate_, x_grad_, v_grad_, w_grad_, q_grad_, damping_grad_, dt_grad_, frequency_grad_, v_threshold_grad_, gamma_grad_);
+        adjoint(x, v, w, q, h_v, damping, dt, frequency, v_threshold, gamma, grad_output, lam_v, lam_w, lam_q, surrogate_, x_grad_, v_grad_, w_grad_, q_grad_, damping_grad_, dt_grad_, frequency_grad_, v_threshold_grad_, gamma_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         lam_w = w_grad_;

@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
-abi = 1
+abi = 2
 
 
 class CLIFNode(Neuron):
@@ -59,7 +59,7 @@ class CLIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, 2)
+    kernels = Kernels(__file__, kept=(1, -1, -1, -1, -1, -1))
 
     def __init__(
         self,

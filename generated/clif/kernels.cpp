@@ -2,7 +2,7 @@
 //
 // Complementary LIF; a second memory keeps gradients alive and deepens the reset.
 //
-// Per neuron and step: 14 operations forward, 48 backward.
+// Per neuron and step: 14 operations forward, 55 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -21,31 +21,42 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real m, const real one_minus_1_over_tau,
     const real tau, const real v_threshold, [[maybe_unused]] const real* surrogate_,
-    real& output_, real& v_next_, real& m_next_) {
-  const real h_v = v * one_minus_1_over_tau + x;                    // charge: H[t]
-  const real h_m = m * neurogen::sigmoid(h_v / tau);                // charge: m[t]
-  const real u = h_v - v_threshold;                                 // distance to threshold
-  const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
-  const real next_m = h_m + spike;                                  // reset: m[t]
-  const real next_v = h_v - spike * (v_threshold + neurogen::sigmoid(h_m + spike));  // reset: V[t]
-  output_ = spike;
-  v_next_ = next_v;
-  m_next_ = next_m;
-}
-
-// The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
-NEUROGEN_FN void adjoint(
-    const real x, const real v, const real m, const real one_minus_1_over_tau,
-    const real tau, const real v_threshold, const real grad_output, const real lam_v,
-    const real lam_m, [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
-    real& m_grad_, real& one_minus_1_over_tau_grad_, real& tau_grad_,
-    real& v_threshold_grad_) {
+    real& output_, real& h_v_keep_, real& shared_keep_, real& h_m_keep_,
+    real& shared_1_keep_, real& v_next_, real& m_next_) {
   const real h_v = v * one_minus_1_over_tau + x;                    // charge: H[t]
   const real shared = neurogen::sigmoid(h_v / tau);                 // used more than once
   const real h_m = m * shared;                                      // charge: m[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
+  const real next_m = h_m + spike;                                  // reset: m[t]
   const real shared_1 = neurogen::sigmoid(h_m + spike);             // used more than once
+  const real next_v = h_v - spike * (v_threshold + shared_1);       // reset: V[t]
+  h_v_keep_ = h_v;
+  shared_keep_ = shared;
+  h_m_keep_ = h_m;
+  shared_1_keep_ = shared_1;
+  output_ = spike;
+  v_next_ = next_v;
+  m_next_ = next_m;
+}
+
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x1) != 0;
+[[maybe_unused]] constexpr bool m_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+[[maybe_unused]] constexpr bool shared_kept_ = true;
+[[maybe_unused]] constexpr bool h_m_kept_ = true;
+[[maybe_unused]] constexpr bool shared_1_kept_ = true;
+
+// The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
+NEUROGEN_FN void adjoint(
+    const real v, const real m, const real h_v, const real shared, const real h_m,
+    const real shared_1, const real one_minus_1_over_tau, const real tau,
+    const real v_threshold, const real grad_output, const real lam_v, const real lam_m,
+    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_, real& m_grad_,
+    real& one_minus_1_over_tau_grad_, real& tau_grad_, real& v_threshold_grad_) {
+  const real u = h_v - v_threshold;                                 // distance to threshold
+  const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real shared_2 = spike * neurogen::sigmoid(-(h_m + spike)) * shared_1;  // used more than once
   const real d_reset_spike = -(lam_v * (v_threshold + shared_2 + shared_1)) + lam_m;  // dL/dreset_spike
   const real d_spike = grad_output + (detach_reset ? real(0) : d_reset_spike);  // dL/dS[t]
@@ -131,11 +142,12 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 1 * a_.neurons_, m_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, v_next_, m_next_;
-      step(neurogen::load(x_row_[i_]), v_lanes_[i_], m_lanes_[i_], one_minus_1_over_tau[i_], tau[i_], v_threshold[i_], surrogate_, output_, v_next_, m_next_);
+      real output_, h_v_keep_, shared_keep_, h_m_keep_, shared_1_keep_, v_next_, m_next_;
+      step(neurogen::load(x_row_[i_]), v_lanes_[i_], m_lanes_[i_], one_minus_1_over_tau[i_], tau[i_], v_threshold[i_], surrogate_, output_, h_v_keep_, shared_keep_, h_m_keep_, shared_1_keep_, v_next_, m_next_);
       neurogen::store(outputs_[i_], output_);
       v_lanes_[i_] = v_next_;
       m_lanes_[i_] = m_next_;
@@ -166,16 +178,26 @@ extern "C" void forward(const Forward* const a_) {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
-static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
+static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
   const neurogen::Lanes<real, uniform> one_minus_1_over_tau(a_.one_minus_1_over_tau, first_, lanes_);
   const neurogen::Lanes<real, uniform> tau(a_.tau, first_, lanes_);
   const neurogen::Lanes<real, uniform> v_threshold(a_.v_threshold, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
-  real* const v_lanes_ = scratch_ + 0 * a_.every_ * LANES;  // [step][lane]
+  real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const m_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += m_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const shared_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += shared_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_m_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_m_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const shared_1_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += shared_1_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
-  real* const m_lanes_ = scratch_ + 1 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_m_lanes_[LANES];
   neurogen::read_block(lam_m_lanes_, neurogen::offset(a_.m_grad_final_, first_), lanes_);
   neurogen::Row<Io> x_grad_row_;
@@ -190,18 +212,19 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
     if (begin_) neurogen::read_block(m_lanes_, place_ + 1 * a_.neurons_, lanes_);
     else neurogen::read_state(m_lanes_, a_.m, first_, lanes_);
-    for (int64_t t_ = begin_, row_ = 0; t_ + 1 < end_; ++t_, row_ += LANES) {
+    for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real output_;
-        step(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], m_lanes_[row_ + i_], one_minus_1_over_tau[i_], tau[i_], v_threshold[i_], surrogate_, output_, v_lanes_[row_ + LANES + i_], m_lanes_[row_ + LANES + i_]);
+        step(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], m_lanes_[m_kept_ * row_ + i_], one_minus_1_over_tau[i_], tau[i_], v_threshold[i_], surrogate_, output_, h_v_lanes_[h_v_kept_ * row_ + i_], shared_lanes_[shared_kept_ * row_ + i_], h_m_lanes_[h_m_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_], m_lanes_[m_kept_ * (row_ + LANES) + i_]);
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
-      const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_m_lanes_,
@@ -209,7 +232,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_grad_, v_grad_, m_grad_, one_minus_1_over_tau_grad_, tau_grad_, v_threshold_grad_;
-        adjoint(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], m_lanes_[row_ + i_], one_minus_1_over_tau[i_], tau[i_], v_threshold[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_m_lanes_[i_], surrogate_, x_grad_, v_grad_, m_grad_, one_minus_1_over_tau_grad_, tau_grad_, v_threshold_grad_);
+        adjoint(v_lanes_[v_kept_ * row_ + i_], m_lanes_[m_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], shared_lanes_[shared_kept_ * row_ + i_], h_m_lanes_[h_m_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], one_minus_1_over_tau[i_], tau[i_], v_threshold[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_m_lanes_[i_], surrogate_, x_grad_, v_grad_, m_grad_, one_minus_1_over_tau_grad_, tau_grad_, v_threshold_grad_);
         neurogen::store(x_grads_[i_], x_grad_);
         lam_v_lanes_[i_] = v_grad_;
         lam_m_lanes_[i_] = m_grad_;
@@ -234,7 +257,7 @@ extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   {
-    neurogen::Scratch<real> scratch_(2 * a_->every_ * LANES);
+    neurogen::Scratch<real> scratch_(6 * (a_->every_ + 1) * LANES);
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;

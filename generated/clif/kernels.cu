@@ -2,7 +2,7 @@
 //
 // Complementary LIF; a second memory keeps gradients alive and deepens the reset.
 //
-// Per neuron and step: 14 operations forward, 48 backward.
+// Per neuron and step: 14 operations forward, 55 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -21,31 +21,42 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real m, const real one_minus_1_over_tau,
     const real tau, const real v_threshold, [[maybe_unused]] const real* surrogate_,
-    real& output_, real& v_next_, real& m_next_) {
-  const real h_v = v * one_minus_1_over_tau + x;                    // charge: H[t]
-  const real h_m = m * neurogen::sigmoid(h_v / tau);                // charge: m[t]
-  const real u = h_v - v_threshold;                                 // distance to threshold
-  const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
-  const real next_m = h_m + spike;                                  // reset: m[t]
-  const real next_v = h_v - spike * (v_threshold + neurogen::sigmoid(h_m + spike));  // reset: V[t]
-  output_ = spike;
-  v_next_ = next_v;
-  m_next_ = next_m;
-}
-
-// The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
-NEUROGEN_FN void adjoint(
-    const real x, const real v, const real m, const real one_minus_1_over_tau,
-    const real tau, const real v_threshold, const real grad_output, const real lam_v,
-    const real lam_m, [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
-    real& m_grad_, real& one_minus_1_over_tau_grad_, real& tau_grad_,
-    real& v_threshold_grad_) {
+    real& output_, real& h_v_keep_, real& shared_keep_, real& h_m_keep_,
+    real& shared_1_keep_, real& v_next_, real& m_next_) {
   const real h_v = v * one_minus_1_over_tau + x;                    // charge: H[t]
   const real shared = neurogen::sigmoid(h_v / tau);                 // used more than once
   const real h_m = m * shared;                                      // charge: m[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
+  const real next_m = h_m + spike;                                  // reset: m[t]
   const real shared_1 = neurogen::sigmoid(h_m + spike);             // used more than once
+  const real next_v = h_v - spike * (v_threshold + shared_1);       // reset: V[t]
+  h_v_keep_ = h_v;
+  shared_keep_ = shared;
+  h_m_keep_ = h_m;
+  shared_1_keep_ = shared_1;
+  output_ = spike;
+  v_next_ = next_v;
+  m_next_ = next_m;
+}
+
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x1) != 0;
+[[maybe_unused]] constexpr bool m_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+[[maybe_unused]] constexpr bool shared_kept_ = true;
+[[maybe_unused]] constexpr bool h_m_kept_ = true;
+[[maybe_unused]] constexpr bool shared_1_kept_ = true;
+
+// The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
+NEUROGEN_FN void adjoint(
+    const real v, const real m, const real h_v, const real shared, const real h_m,
+    const real shared_1, const real one_minus_1_over_tau, const real tau,
+    const real v_threshold, const real grad_output, const real lam_v, const real lam_m,
+    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_, real& m_grad_,
+    real& one_minus_1_over_tau_grad_, real& tau_grad_, real& v_threshold_grad_) {
+  const real u = h_v - v_threshold;                                 // distance to threshold
+  const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real shared_2 = spike * neurogen::sigmoid(-(h_m + spike)) * shared_1;  // used more than once
   const real d_reset_spike = -(lam_v * (v_threshold + shared_2 + shared_1)) + lam_m;  // dL/dreset_spike
   const real d_spike = grad_output + (detach_reset ? real(0) : d_reset_spike);  // dL/dS[t]
@@ -129,8 +140,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[1 * a_.neurons_] = m;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_, m_next_;
-    step(x, v, m, one_minus_1_over_tau, tau, v_threshold, surrogate_, output_, v_next_, m_next_);
+    real output_, h_v_keep_, shared_keep_, h_m_keep_, shared_1_keep_, v_next_, m_next_;
+    step(x, v, m, one_minus_1_over_tau, tau, v_threshold, surrogate_, output_, h_v_keep_, shared_keep_, h_m_keep_, shared_1_keep_, v_next_, m_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -159,9 +170,12 @@ extern "C" __global__ void backward(const Backward a_) {
   [[maybe_unused]] real v_threshold_sum_ = 0;
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
-    real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
-    real m_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real m_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real shared_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_m_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real shared_1_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 2 * a_.neurons_ + n_;
@@ -175,27 +189,29 @@ extern "C" __global__ void backward(const Backward a_) {
     for (int k_ = 0; k_ < CHECKPOINT_EVERY; ++k_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
-        x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          const real m = m_at_[k_];
-          real output_;
-          step(x, v, m, one_minus_1_over_tau, tau, v_threshold, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY], m_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        const real m = m_at_[k_];
+        real output_, v_next_, m_next_;
+        step(x, v, m, one_minus_1_over_tau, tau, v_threshold, surrogate_, output_, h_v_at_[k_], shared_at_[k_], h_m_at_[k_], shared_1_at_[k_], v_next_, m_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) m_at_[k_ + 1] = m_next_;
       }
     }
 #pragma unroll
     for (int k_ = CHECKPOINT_EVERY - 1; k_ >= 0; --k_) {
       if (begin_ + k_ < end_) {
         const int64_t t_ = begin_ + k_;
-        const real x = x_at_[k_];
         const real v = v_at_[k_];
         const real m = m_at_[k_];
+        const real h_v = h_v_at_[k_];
+        const real shared = shared_at_[k_];
+        const real h_m = h_m_at_[k_];
+        const real shared_1 = shared_1_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.m_grad_sequence_) lam_m += a_.m_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, m_grad_, one_minus_1_over_tau_grad_, tau_grad_, v_threshold_grad_;
-        adjoint(x, v, m, one_minus_1_over_tau, tau, v_threshold, grad_output, lam_v, lam_m, surrogate_, x_grad_, v_grad_, m_grad_, one_minus_1_over_tau_grad_, tau_grad_, v_threshold_grad_);
+        adjoint(v, m, h_v, shared, h_m, shared_1, one_minus_1_over_tau, tau, v_threshold, grad_output, lam_v, lam_m, surrogate_, x_grad_, v_grad_, m_grad_, one_minus_1_over_tau_grad_, tau_grad_, v_threshold_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         lam_m = m_grad_;

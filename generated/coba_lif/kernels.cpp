@@ -2,7 +2,7 @@
 //
 // Conductance-based LIF; an excitatory and an inhibitory input open conductances.
 //
-// Per neuron and step: 82 operations forward, 226 backward.
+// Per neuron and step: 82 operations forward, 306 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -24,27 +24,52 @@ NEUROGEN_FN void step(
     const real dt, const real tau_m, const real step_g_e, const real tau_e,
     const real step_g_i, const real tau_i, const real E_L, const real E_e, const real E_i,
     const real v_threshold, const real v_reset, [[maybe_unused]] const real* surrogate_,
-    real& output_, real& g_e_next_, real& g_i_next_, real& v_next_) {
-  const real z_v = dt * (-(1 + g_e + g_i) / tau_m);                 // dt df/dv
-  const real step_v = dt * (neurogen::abs(z_v) < real(0.5) ? 1 + z_v / 2 * (1 + z_v / 3 * (1 + z_v / 4 * (1 + z_v / 5 * (1 + z_v / 6 * (1 + z_v / 7 * (1 + z_v / 8 * (1 + z_v / 9 * (1 + z_v / 10 * (1 + z_v / 11 * (1 + z_v / 12 * (1 + z_v / 13 * (1 + z_v / 14 * (1 + z_v / 15 * 1))))))))))))) : neurogen::expm1(z_v) / z_v);  // dt (exp(z) - 1) / z
+    real& output_, real& h_v_keep_, real& g_e_next_, real& g_i_next_, real& v_next_) {
+  const real shared = -(1 + g_e + g_i);                             // used more than once
+  const real quotient = shared / tau_m;                             // used more than once
+  const real z_v = dt * quotient;                                   // dt df/dv
+  const real shared_1 = 1 + z_v / 15 * 1;                           // used more than once
+  const real shared_2 = 1 + z_v / 14 * shared_1;                    // used more than once
+  const real shared_3 = 1 + z_v / 13 * shared_2;                    // used more than once
+  const real shared_4 = 1 + z_v / 12 * shared_3;                    // used more than once
+  const real shared_5 = 1 + z_v / 11 * shared_4;                    // used more than once
+  const real shared_6 = 1 + z_v / 10 * shared_5;                    // used more than once
+  const real shared_7 = 1 + z_v / 9 * shared_6;                     // used more than once
+  const real shared_8 = 1 + z_v / 8 * shared_7;                     // used more than once
+  const real shared_9 = 1 + z_v / 7 * shared_8;                     // used more than once
+  const real shared_10 = 1 + z_v / 6 * shared_9;                    // used more than once
+  const real shared_11 = 1 + z_v / 5 * shared_10;                   // used more than once
+  const real shared_12 = 1 + z_v / 4 * shared_11;                   // used more than once
+  const real shared_13 = neurogen::expm1(z_v);                      // used more than once
+  const real shared_14 = neurogen::abs(z_v) < real(0.5) ? 1 + z_v / 2 * (1 + z_v / 3 * shared_12) : shared_13 / z_v;  // used more than once
+  const real step_v = dt * shared_14;                               // dt (exp(z) - 1) / z
   const real flow_g_e = g_e + step_g_e * (-g_e / tau_e);            // dynamics: g_e[t]
   const real flow_g_i = g_i + step_g_i * (-g_i / tau_i);            // dynamics: g_i[t]
-  const real h_v = v + step_v * ((E_L - v + g_e * (E_e - v) + g_i * (E_i - v)) / tau_m);  // dynamics: H[t]
+  const real shared_15 = E_L - v + g_e * (E_e - v) + g_i * (E_i - v);  // used more than once
+  const real quotient_1 = shared_15 / tau_m;                        // used more than once
+  const real h_v = v + step_v * quotient_1;                         // dynamics: H[t]
   const real h_g_e = flow_g_e + neurogen::relu(x_e);                // charge: g_e[t]
   const real h_g_i = flow_g_i + neurogen::relu(x_i);                // charge: g_i[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = spike * v_reset + (1 - spike) * h_v;          // reset: V[t]
+  h_v_keep_ = h_v;
   output_ = spike;
   g_e_next_ = h_g_e;
   g_i_next_ = h_g_i;
   v_next_ = next_v;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool g_e_kept_ = true;
+[[maybe_unused]] constexpr bool g_i_kept_ = true;
+[[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
     const real x_e, const real x_i, const real g_e, const real g_i, const real v,
-    const real dt, const real tau_m, const real step_g_e, const real tau_e,
+    const real h_v, const real dt, const real tau_m, const real step_g_e, const real tau_e,
     const real step_g_i, const real tau_i, const real E_L, const real E_e, const real E_i,
     const real v_threshold, const real v_reset, const real grad_output, const real lam_g_e,
     const real lam_g_i, const real lam_v, [[maybe_unused]] const real* surrogate_,
@@ -72,7 +97,6 @@ NEUROGEN_FN void adjoint(
   const real step_v = dt * shared_14;                               // dt (exp(z) - 1) / z
   const real shared_15 = E_L - v + g_e * (E_e - v) + g_i * (E_i - v);  // used more than once
   const real quotient_1 = shared_15 / tau_m;                        // used more than once
-  const real h_v = v + step_v * quotient_1;                         // dynamics: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (v_reset - h_v);               // dL/dreset_spike
@@ -225,12 +249,14 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 2 * a_.neurons_, v_lanes_, lanes_);
     }
     const Io* const x_e_row_ = a_.x_e + t_ * a_.x_e_stride_ + first_;
+    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_e_row_ + a_.x_e_stride_, lanes_);
     const Io* const x_i_row_ = a_.x_i + t_ * a_.x_i_stride_ + first_;
+    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_i_row_ + a_.x_i_stride_, lanes_);
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, g_e_next_, g_i_next_, v_next_;
-      step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[i_], g_i_lanes_[i_], v_lanes_[i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, g_e_next_, g_i_next_, v_next_);
+      real output_, h_v_keep_, g_e_next_, g_i_next_, v_next_;
+      step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[i_], g_i_lanes_[i_], v_lanes_[i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, h_v_keep_, g_e_next_, g_i_next_, v_next_);
       neurogen::store(outputs_[i_], output_);
       g_e_lanes_[i_] = g_e_next_;
       g_i_lanes_[i_] = g_i_next_;
@@ -265,7 +291,7 @@ extern "C" void forward(const Forward* const a_) {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
-static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
+static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
   const neurogen::Lanes<real, uniform> dt(a_.dt, first_, lanes_);
   const neurogen::Lanes<real, uniform> tau_m(a_.tau_m, first_, lanes_);
   const neurogen::Lanes<real, uniform> step_g_e(a_.step_g_e, first_, lanes_);
@@ -279,13 +305,18 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   const neurogen::Lanes<real, uniform> v_reset(a_.v_reset, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
-  real* const g_e_lanes_ = scratch_ + 0 * a_.every_ * LANES;  // [step][lane]
+  real* const g_e_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += g_e_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const g_i_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += g_i_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_v_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_g_e_lanes_[LANES];
   neurogen::read_block(lam_g_e_lanes_, neurogen::offset(a_.g_e_grad_final_, first_), lanes_);
-  real* const g_i_lanes_ = scratch_ + 1 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_g_i_lanes_[LANES];
   neurogen::read_block(lam_g_i_lanes_, neurogen::offset(a_.g_i_grad_final_, first_), lanes_);
-  real* const v_lanes_ = scratch_ + 2 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
   neurogen::Row<Io> x_e_grad_row_;
@@ -311,13 +342,15 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(g_i_lanes_, a_.g_i, first_, lanes_);
     if (begin_) neurogen::read_block(v_lanes_, place_ + 2 * a_.neurons_, lanes_);
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
-    for (int64_t t_ = begin_, row_ = 0; t_ + 1 < end_; ++t_, row_ += LANES) {
+    for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_e_row_ = a_.x_e + t_ * a_.x_e_stride_ + first_;
+      neurogen::prefetch(x_e_row_ + a_.x_e_stride_, lanes_);
       const Io* const x_i_row_ = a_.x_i + t_ * a_.x_i_stride_ + first_;
+      neurogen::prefetch(x_i_row_ + a_.x_i_stride_, lanes_);
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real output_;
-        step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[row_ + i_], g_i_lanes_[row_ + i_], v_lanes_[row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, g_e_lanes_[row_ + LANES + i_], g_i_lanes_[row_ + LANES + i_], v_lanes_[row_ + LANES + i_]);
+        step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, h_v_lanes_[h_v_kept_ * row_ + i_], g_e_lanes_[g_e_kept_ * (row_ + LANES) + i_], g_i_lanes_[g_i_kept_ * (row_ + LANES) + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_]);
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
@@ -326,6 +359,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
       const Io* const x_i_row_ = a_.x_i + t_ * a_.x_i_stride_ + first_;
       Io* const x_i_grads_ = x_i_grad_row_.begin(a_.x_i_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
       neurogen::add_block(lam_g_e_lanes_,
                           neurogen::offset(a_.g_e_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_g_i_lanes_,
@@ -335,7 +369,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_;
-        adjoint(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[row_ + i_], g_i_lanes_[row_ + i_], v_lanes_[row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_g_e_lanes_[i_], lam_g_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_);
+        adjoint(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_g_e_lanes_[i_], lam_g_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_);
         neurogen::store(x_e_grads_[i_], x_e_grad_);
         neurogen::store(x_i_grads_[i_], x_i_grad_);
         lam_g_e_lanes_[i_] = g_e_grad_;
@@ -388,7 +422,7 @@ extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   {
-    neurogen::Scratch<real> scratch_(3 * a_->every_ * LANES);
+    neurogen::Scratch<real> scratch_(4 * (a_->every_ + 1) * LANES);
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;

@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class CubaLIFNode(Neuron):
@@ -74,7 +74,7 @@ class CubaLIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, 2)
+    kernels = Kernels(__file__, kept=(20, 32, 72, -1))
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 //
 // Current-based LIF; input charges a synaptic current that charges the membrane.
 //
-// Per neuron and step: 18 operations forward, 40 backward.
+// Per neuron and step: 18 operations forward, 50 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_hard_reset,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -29,30 +29,37 @@ NEUROGEN_FN void step(
     const real x, const real i, const real v, const real tau_s, const real v_rest_over_tau_m,
     const real flow_i_i, const real held_i_i, const real flow_v_i, const real flow_v_v,
     const real held_v_i, const real held_v_v, const real v_threshold, const real v_reset,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& i_next_, real& v_next_) {
+    [[maybe_unused]] const real* surrogate_, real& output_, real& drive_i_keep_,
+    real& h_v_keep_, real& i_next_, real& v_next_) {
   const real drive_i = x / tau_s;                                   // di/dt at 0
   const real h_i = flow_i_i * i + held_i_i * drive_i;               // dynamics: i[t]
   const real h_v = flow_v_i * i + flow_v_v * v + held_v_i * drive_i + held_v_v * v_rest_over_tau_m;  // dynamics: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = hard_reset ? spike * v_reset + (1 - spike) * h_v : h_v - spike * v_threshold;  // reset: V[t]
+  drive_i_keep_ = drive_i;
+  h_v_keep_ = h_v;
   output_ = spike;
   i_next_ = h_i;
   v_next_ = next_v;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool i_kept_ = (wanted & 0x14) != 0;
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x20) != 0;
+[[maybe_unused]] constexpr bool drive_i_kept_ = (wanted & 0x48) != 0;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real i, const real v, const real tau_s, const real v_rest_over_tau_m,
-    const real flow_i_i, const real held_i_i, const real flow_v_i, const real flow_v_v,
-    const real held_v_i, const real held_v_v, const real v_threshold, const real v_reset,
-    const real grad_output, const real lam_i, const real lam_v,
-    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& i_grad_, real& v_grad_,
-    real& tau_s_grad_, real& v_rest_over_tau_m_grad_, real& flow_i_i_grad_,
+    const real x, const real i, const real v, const real drive_i, const real h_v,
+    const real tau_s, const real v_rest_over_tau_m, const real flow_i_i, const real held_i_i,
+    const real flow_v_i, const real flow_v_v, const real held_v_i, const real held_v_v,
+    const real v_threshold, const real v_reset, const real grad_output, const real lam_i,
+    const real lam_v, [[maybe_unused]] const real* surrogate_, real& x_grad_, real& i_grad_,
+    real& v_grad_, real& tau_s_grad_, real& v_rest_over_tau_m_grad_, real& flow_i_i_grad_,
     real& held_i_i_grad_, real& flow_v_i_grad_, real& flow_v_v_grad_, real& held_v_i_grad_,
     real& held_v_v_grad_, real& v_threshold_grad_, real& v_reset_grad_) {
-  const real drive_i = x / tau_s;                                   // di/dt at 0
-  const real h_v = flow_v_i * i + flow_v_v * v + held_v_i * drive_i + held_v_v * v_rest_over_tau_m;  // dynamics: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (hard_reset ? v_reset - h_v : -v_threshold);  // dL/dreset_spike
@@ -179,8 +186,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[1 * a_.neurons_] = v;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, i_next_, v_next_;
-    step(x, i, v, tau_s, v_rest_over_tau_m, flow_i_i, held_i_i, flow_v_i, flow_v_v, held_v_i, held_v_v, v_threshold, v_reset, surrogate_, output_, i_next_, v_next_);
+    real output_, drive_i_keep_, h_v_keep_, i_next_, v_next_;
+    step(x, i, v, tau_s, v_rest_over_tau_m, flow_i_i, held_i_i, flow_v_i, flow_v_v, held_v_i, held_v_v, v_threshold, v_reset, surrogate_, output_, drive_i_keep_, h_v_keep_, i_next_, v_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     i = i_next_;
     if (a_.i_sequence_) a_.i_sequence_[t_ * a_.neurons_ + n_] = i;
@@ -224,8 +231,10 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real i_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real i_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real drive_i_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 2 * a_.neurons_ + n_;
@@ -240,12 +249,12 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real i = i_at_[k_];
-          const real v = v_at_[k_];
-          real output_;
-          step(x, i, v, tau_s, v_rest_over_tau_m, flow_i_i, held_i_i, flow_v_i, flow_v_v, held_v_i, held_v_v, v_threshold, v_reset, surrogate_, output_, i_at_[(k_ + 1) % CHECKPOINT_EVERY], v_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real i = i_at_[k_];
+        const real v = v_at_[k_];
+        real output_, i_next_, v_next_;
+        step(x, i, v, tau_s, v_rest_over_tau_m, flow_i_i, held_i_i, flow_v_i, flow_v_v, held_v_i, held_v_v, v_threshold, v_reset, surrogate_, output_, drive_i_at_[k_], h_v_at_[k_], i_next_, v_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) i_at_[k_ + 1] = i_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
       }
     }
 #pragma unroll
@@ -255,11 +264,13 @@ extern "C" __global__ void backward(const Backward a_) {
         const real x = x_at_[k_];
         const real i = i_at_[k_];
         const real v = v_at_[k_];
+        const real drive_i = drive_i_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.i_grad_sequence_) lam_i += a_.i_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, i_grad_, v_grad_, tau_s_grad_, v_rest_over_tau_m_grad_, flow_i_i_grad_, held_i_i_grad_, flow_v_i_grad_, flow_v_v_grad_, held_v_i_grad_, held_v_v_grad_, v_threshold_grad_, v_reset_grad_;
-        adjoint(x, i, v, tau_s, v_rest_over_tau_m, flow_i_i, held_i_i, flow_v_i, flow_v_v, held_v_i, held_v_v, v_threshold, v_reset, grad_output, lam_i, lam_v, surrogate_, x_grad_, i_grad_, v_grad_, tau_s_grad_, v_rest_over_tau_m_grad_, flow_i_i_grad_, held_i_i_grad_, flow_v_i_grad_, flow_v_v_grad_, held_v_i_grad_, held_v_v_grad_, v_threshold_grad_, v_reset_grad_);
+        adjoint(x, i, v, drive_i, h_v, tau_s, v_rest_over_tau_m, flow_i_i, held_i_i, flow_v_i, flow_v_v, held_v_i, held_v_v, v_threshold, v_reset, grad_output, lam_i, lam_v, surrogate_, x_grad_, i_grad_, v_grad_, tau_s_grad_, v_rest_over_tau_m_grad_, flow_i_i_grad_, held_i_i_grad_, flow_v_i_grad_, flow_v_v_grad_, held_v_i_grad_, held_v_v_grad_, v_threshold_grad_, v_reset_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_i = i_grad_;
         lam_v = v_grad_;

@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class EIFNode(Neuron):
@@ -66,7 +66,7 @@ class EIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, 1)
+    kernels = Kernels(__file__, kept=(-1, -1, -1))
 
     def __init__(
         self,

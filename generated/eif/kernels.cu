@@ -2,7 +2,7 @@
 //
 // Exponential integrate-and-fire; a soft threshold with a realistic spike upswing.
 //
-// Per neuron and step: 17 operations forward, 56 backward.
+// Per neuron and step: 17 operations forward, 67 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -20,25 +20,34 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real v_leak, const real delta_T,
     const real v_threshold, const real theta_rh, const real tau, const real v_reset,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_) {
-  const real h_v = v + (x - (v - v_leak) + delta_T * neurogen::exp((neurogen::minimum(v, v_threshold) - theta_rh) / delta_T)) / tau;  // charge: H[t]
+    [[maybe_unused]] const real* surrogate_, real& output_, real& exponential_keep_,
+    real& h_v_keep_, real& v_next_) {
+  const real exponential = neurogen::exp((neurogen::minimum(v, v_threshold) - theta_rh) / delta_T);  // used more than once
+  const real shared = x - (v - v_leak) + delta_T * exponential;     // used more than once
+  const real h_v = v + shared / tau;                                // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = spike * v_reset + (1 - spike) * h_v;          // reset: V[t]
+  exponential_keep_ = exponential;
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = next_v;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool exponential_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real v_leak, const real delta_T,
-    const real v_threshold, const real theta_rh, const real tau, const real v_reset,
-    const real grad_output, const real lam_v, [[maybe_unused]] const real* surrogate_,
-    real& x_grad_, real& v_grad_, real& v_leak_grad_, real& delta_T_grad_,
-    real& v_threshold_grad_, real& theta_rh_grad_, real& tau_grad_, real& v_reset_grad_) {
-  const real exponential = neurogen::exp((neurogen::minimum(v, v_threshold) - theta_rh) / delta_T);  // used more than once
+    const real x, const real v, const real exponential, const real h_v, const real v_leak,
+    const real delta_T, const real v_threshold, const real theta_rh, const real tau,
+    const real v_reset, const real grad_output, const real lam_v,
+    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
+    real& v_leak_grad_, real& delta_T_grad_, real& v_threshold_grad_, real& theta_rh_grad_,
+    real& tau_grad_, real& v_reset_grad_) {
   const real shared = x - (v - v_leak) + delta_T * exponential;     // used more than once
-  const real h_v = v + shared / tau;                                // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (v_reset - h_v);               // dL/dreset_spike
@@ -131,8 +140,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[0 * a_.neurons_] = v;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_;
-    step(x, v, v_leak, delta_T, v_threshold, theta_rh, tau, v_reset, surrogate_, output_, v_next_);
+    real output_, exponential_keep_, h_v_keep_, v_next_;
+    step(x, v, v_leak, delta_T, v_threshold, theta_rh, tau, v_reset, surrogate_, output_, exponential_keep_, h_v_keep_, v_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -164,7 +173,9 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real exponential_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 1 * a_.neurons_ + n_;
@@ -177,11 +188,10 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          real output_;
-          step(x, v, v_leak, delta_T, v_threshold, theta_rh, tau, v_reset, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        real output_, v_next_;
+        step(x, v, v_leak, delta_T, v_threshold, theta_rh, tau, v_reset, surrogate_, output_, exponential_at_[k_], h_v_at_[k_], v_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
       }
     }
 #pragma unroll
@@ -190,10 +200,12 @@ extern "C" __global__ void backward(const Backward a_) {
         const int64_t t_ = begin_ + k_;
         const real x = x_at_[k_];
         const real v = v_at_[k_];
+        const real exponential = exponential_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, v_leak_grad_, delta_T_grad_, v_threshold_grad_, theta_rh_grad_, tau_grad_, v_reset_grad_;
-        adjoint(x, v, v_leak, delta_T, v_threshold, theta_rh, tau, v_reset, grad_output, lam_v, surrogate_, x_grad_, v_grad_, v_leak_grad_, delta_T_grad_, v_threshold_grad_, theta_rh_grad_, tau_grad_, v_reset_grad_);
+        adjoint(x, v, exponential, h_v, v_leak, delta_T, v_threshold, theta_rh, tau, v_reset, grad_output, lam_v, surrogate_, x_grad_, v_grad_, v_leak_grad_, delta_T_grad_, v_threshold_grad_, theta_rh_grad_, tau_grad_, v_reset_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         if constexpr (wanted >> 0 & 1) v_leak_sum_ += v_leak_grad_;

@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class ElementwiseRecurrentLIFNode(Neuron):
@@ -67,7 +67,7 @@ class ElementwiseRecurrentLIFNode(Neuron):
     learnable = {
         "w": Learnable(lambda p: p.init_w, "layer", "identity", None, None),
     }
-    kernels = Kernels(__file__, 2)
+    kernels = Kernels(__file__, kept=(4, 5, -1))
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 //
 // LIF that sees its own last spike through a learnt weight.
 //
-// Per neuron and step: 13 operations forward, 33 backward.
+// Per neuron and step: 13 operations forward, 42 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_hard_reset.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -22,27 +22,33 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real prev_spike, const real w, const real v_rest,
     const real tau, const real v_threshold, const real v_reset,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_,
+    [[maybe_unused]] const real* surrogate_, real& output_, real& h_v_keep_, real& v_next_,
     real& prev_spike_next_) {
   const real total = x + w * prev_spike;                            // let
   const real h_v = v + (total - (v - v_rest)) / tau;                // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = hard_reset ? spike * v_reset + (1 - spike) * h_v : h_v - spike * v_threshold;  // reset: V[t]
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = next_v;
   prev_spike_next_ = spike;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x4) != 0;
+[[maybe_unused]] constexpr bool prev_spike_kept_ = (wanted & 0x5) != 0;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real prev_spike, const real w, const real v_rest,
-    const real tau, const real v_threshold, const real v_reset, const real grad_output,
-    const real lam_v, const real lam_prev_spike, [[maybe_unused]] const real* surrogate_,
-    real& x_grad_, real& v_grad_, real& prev_spike_grad_, real& w_grad_, real& v_rest_grad_,
-    real& tau_grad_, real& v_threshold_grad_, real& v_reset_grad_) {
+    const real x, const real v, const real prev_spike, const real h_v, const real w,
+    const real v_rest, const real tau, const real v_threshold, const real v_reset,
+    const real grad_output, const real lam_v, const real lam_prev_spike,
+    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
+    real& prev_spike_grad_, real& w_grad_, real& v_rest_grad_, real& tau_grad_,
+    real& v_threshold_grad_, real& v_reset_grad_) {
   const real total = x + w * prev_spike;                            // let
-  const real h_v = v + (total - (v - v_rest)) / tau;                // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (hard_reset ? v_reset - h_v : -v_threshold);  // dL/dreset_spike
@@ -140,11 +146,12 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 1 * a_.neurons_, prev_spike_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, v_next_, prev_spike_next_;
-      step(neurogen::load(x_row_[i_]), v_lanes_[i_], prev_spike_lanes_[i_], w[i_], v_rest[i_], tau[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, v_next_, prev_spike_next_);
+      real output_, h_v_keep_, v_next_, prev_spike_next_;
+      step(neurogen::load(x_row_[i_]), v_lanes_[i_], prev_spike_lanes_[i_], w[i_], v_rest[i_], tau[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, h_v_keep_, v_next_, prev_spike_next_);
       neurogen::store(outputs_[i_], output_);
       v_lanes_[i_] = v_next_;
       prev_spike_lanes_[i_] = prev_spike_next_;
@@ -175,7 +182,7 @@ extern "C" void forward(const Forward* const a_) {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
-static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
+static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
   const neurogen::Lanes<real, uniform> w(a_.w, first_, lanes_);
   const neurogen::Lanes<real, uniform> v_rest(a_.v_rest, first_, lanes_);
   const neurogen::Lanes<real, uniform> tau(a_.tau, first_, lanes_);
@@ -183,10 +190,14 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   const neurogen::Lanes<real, uniform> v_reset(a_.v_reset, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
-  real* const v_lanes_ = scratch_ + 0 * a_.every_ * LANES;  // [step][lane]
+  real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const prev_spike_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += prev_spike_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_v_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
-  real* const prev_spike_lanes_ = scratch_ + 1 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_prev_spike_lanes_[LANES];
   neurogen::read_block(lam_prev_spike_lanes_, neurogen::offset(a_.prev_spike_grad_final_, first_), lanes_);
   neurogen::Row<Io> x_grad_row_;
@@ -203,18 +214,20 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
     if (begin_) neurogen::read_block(prev_spike_lanes_, place_ + 1 * a_.neurons_, lanes_);
     else neurogen::read_state(prev_spike_lanes_, a_.prev_spike, first_, lanes_);
-    for (int64_t t_ = begin_, row_ = 0; t_ + 1 < end_; ++t_, row_ += LANES) {
+    for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real output_;
-        step(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], prev_spike_lanes_[row_ + i_], w[i_], v_rest[i_], tau[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, v_lanes_[row_ + LANES + i_], prev_spike_lanes_[row_ + LANES + i_]);
+        step(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], prev_spike_lanes_[prev_spike_kept_ * row_ + i_], w[i_], v_rest[i_], tau[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, h_v_lanes_[h_v_kept_ * row_ + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_], prev_spike_lanes_[prev_spike_kept_ * (row_ + LANES) + i_]);
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_prev_spike_lanes_,
@@ -222,7 +235,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_grad_, v_grad_, prev_spike_grad_, w_grad_, v_rest_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_;
-        adjoint(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], prev_spike_lanes_[row_ + i_], w[i_], v_rest[i_], tau[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_prev_spike_lanes_[i_], surrogate_, x_grad_, v_grad_, prev_spike_grad_, w_grad_, v_rest_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_);
+        adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], prev_spike_lanes_[prev_spike_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], w[i_], v_rest[i_], tau[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_prev_spike_lanes_[i_], surrogate_, x_grad_, v_grad_, prev_spike_grad_, w_grad_, v_rest_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_);
         neurogen::store(x_grads_[i_], x_grad_);
         lam_v_lanes_[i_] = v_grad_;
         lam_prev_spike_lanes_[i_] = prev_spike_grad_;
@@ -253,7 +266,7 @@ extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   {
-    neurogen::Scratch<real> scratch_(2 * a_->every_ * LANES);
+    neurogen::Scratch<real> scratch_(3 * (a_->every_ + 1) * LANES);
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;

@@ -2,7 +2,7 @@
 //
 // LIF that sees its own last spike through a learnt weight.
 //
-// Per neuron and step: 13 operations forward, 33 backward.
+// Per neuron and step: 13 operations forward, 42 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_hard_reset,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -22,27 +22,33 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real prev_spike, const real w, const real v_rest,
     const real tau, const real v_threshold, const real v_reset,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_,
+    [[maybe_unused]] const real* surrogate_, real& output_, real& h_v_keep_, real& v_next_,
     real& prev_spike_next_) {
   const real total = x + w * prev_spike;                            // let
   const real h_v = v + (total - (v - v_rest)) / tau;                // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = hard_reset ? spike * v_reset + (1 - spike) * h_v : h_v - spike * v_threshold;  // reset: V[t]
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = next_v;
   prev_spike_next_ = spike;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x4) != 0;
+[[maybe_unused]] constexpr bool prev_spike_kept_ = (wanted & 0x5) != 0;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real prev_spike, const real w, const real v_rest,
-    const real tau, const real v_threshold, const real v_reset, const real grad_output,
-    const real lam_v, const real lam_prev_spike, [[maybe_unused]] const real* surrogate_,
-    real& x_grad_, real& v_grad_, real& prev_spike_grad_, real& w_grad_, real& v_rest_grad_,
-    real& tau_grad_, real& v_threshold_grad_, real& v_reset_grad_) {
+    const real x, const real v, const real prev_spike, const real h_v, const real w,
+    const real v_rest, const real tau, const real v_threshold, const real v_reset,
+    const real grad_output, const real lam_v, const real lam_prev_spike,
+    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
+    real& prev_spike_grad_, real& w_grad_, real& v_rest_grad_, real& tau_grad_,
+    real& v_threshold_grad_, real& v_reset_grad_) {
   const real total = x + w * prev_spike;                            // let
-  const real h_v = v + (total - (v - v_rest)) / tau;                // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (hard_reset ? v_reset - h_v : -v_threshold);  // dL/dreset_spike
@@ -138,8 +144,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[1 * a_.neurons_] = prev_spike;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_, prev_spike_next_;
-    step(x, v, prev_spike, w, v_rest, tau, v_threshold, v_reset, surrogate_, output_, v_next_, prev_spike_next_);
+    real output_, h_v_keep_, v_next_, prev_spike_next_;
+    step(x, v, prev_spike, w, v_rest, tau, v_threshold, v_reset, surrogate_, output_, h_v_keep_, v_next_, prev_spike_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -173,8 +179,9 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
-    real prev_spike_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real prev_spike_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 2 * a_.neurons_ + n_;
@@ -189,12 +196,12 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          const real prev_spike = prev_spike_at_[k_];
-          real output_;
-          step(x, v, prev_spike, w, v_rest, tau, v_threshold, v_reset, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY], prev_spike_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        const real prev_spike = prev_spike_at_[k_];
+        real output_, v_next_, prev_spike_next_;
+        step(x, v, prev_spike, w, v_rest, tau, v_threshold, v_reset, surrogate_, output_, h_v_at_[k_], v_next_, prev_spike_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) prev_spike_at_[k_ + 1] = prev_spike_next_;
       }
     }
 #pragma unroll
@@ -204,11 +211,12 @@ extern "C" __global__ void backward(const Backward a_) {
         const real x = x_at_[k_];
         const real v = v_at_[k_];
         const real prev_spike = prev_spike_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.prev_spike_grad_sequence_) lam_prev_spike += a_.prev_spike_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, prev_spike_grad_, w_grad_, v_rest_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_;
-        adjoint(x, v, prev_spike, w, v_rest, tau, v_threshold, v_reset, grad_output, lam_v, lam_prev_spike, surrogate_, x_grad_, v_grad_, prev_spike_grad_, w_grad_, v_rest_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_);
+        adjoint(x, v, prev_spike, h_v, w, v_rest, tau, v_threshold, v_reset, grad_output, lam_v, lam_prev_spike, surrogate_, x_grad_, v_grad_, prev_spike_grad_, w_grad_, v_rest_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         lam_prev_spike = prev_spike_grad_;

@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
-abi = 1
+abi = 2
 
 
 class GLIFNode(Neuron):
@@ -87,7 +87,7 @@ class GLIFNode(Neuron):
         "v_threshold": Learnable(lambda p: 0, "layer", "sigmoid", None, None),
         "v_subreset": Learnable(lambda p: 0, "layer", "sigmoid", None, None),
     }
-    kernels = Kernels(__file__, 2)
+    kernels = Kernels(__file__, kept=(-1, -1, -1))
 
     def __init__(
         self,

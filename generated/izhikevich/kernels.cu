@@ -2,7 +2,7 @@
 //
 // Izhikevich's simple model; two equations, twenty firing patterns.
 //
-// Per neuron and step: 31 operations forward, 64 backward.
+// Per neuron and step: 31 operations forward, 93 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -22,31 +22,39 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real w, const real constant, const real dt_times_a,
     const real b, const real v_threshold, const real v_reset, const real d,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_, real& w_next_) {
-  const real half_ = v + constant * (real(0.04) * (v * v) + 5 * v + 140 - w + x);  // charge
-  const real h_v = half_ + constant * (real(0.04) * (half_ * half_) + 5 * half_ + 140 - w + x);  // charge: H[t]
+    [[maybe_unused]] const real* surrogate_, real& output_, real& h_v_keep_, real& v_next_,
+    real& w_next_) {
+  const real shared = real(0.04) * (v * v) + 5 * v + 140 - w + x;   // used more than once
+  const real half_ = v + constant * shared;                         // charge
+  const real shared_1 = real(0.04) * (half_ * half_) + 5 * half_ + 140 - w + x;  // used more than once
+  const real h_v = half_ + constant * shared_1;                     // charge: H[t]
   const real h_w = w + dt_times_a * (b * h_v - w);                  // charge: w[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = spike * v_reset + (1 - spike) * h_v;          // reset: V[t]
   const real next_w = h_w + spike * d;                              // reset: w[t]
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = next_v;
   w_next_ = next_w;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool w_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real w, const real constant, const real dt_times_a,
-    const real b, const real v_threshold, const real v_reset, const real d,
-    const real grad_output, const real lam_v, const real lam_w,
+    const real x, const real v, const real w, const real h_v, const real constant,
+    const real dt_times_a, const real b, const real v_threshold, const real v_reset,
+    const real d, const real grad_output, const real lam_v, const real lam_w,
     [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_, real& w_grad_,
     real& constant_grad_, real& dt_times_a_grad_, real& b_grad_, real& v_threshold_grad_,
     real& v_reset_grad_, real& d_grad_) {
   const real shared = real(0.04) * (v * v) + 5 * v + 140 - w + x;   // used more than once
   const real half_ = v + constant * shared;                         // charge
   const real shared_1 = real(0.04) * (half_ * half_) + 5 * half_ + 140 - w + x;  // used more than once
-  const real h_v = half_ + constant * shared_1;                     // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_w * d + lam_v * (v_reset - h_v);   // dL/dreset_spike
@@ -149,8 +157,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[1 * a_.neurons_] = w;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_, w_next_;
-    step(x, v, w, constant, dt_times_a, b, v_threshold, v_reset, d, surrogate_, output_, v_next_, w_next_);
+    real output_, h_v_keep_, v_next_, w_next_;
+    step(x, v, w, constant, dt_times_a, b, v_threshold, v_reset, d, surrogate_, output_, h_v_keep_, v_next_, w_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -186,8 +194,9 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
-    real w_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real w_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 2 * a_.neurons_ + n_;
@@ -202,12 +211,12 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          const real w = w_at_[k_];
-          real output_;
-          step(x, v, w, constant, dt_times_a, b, v_threshold, v_reset, d, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY], w_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        const real w = w_at_[k_];
+        real output_, v_next_, w_next_;
+        step(x, v, w, constant, dt_times_a, b, v_threshold, v_reset, d, surrogate_, output_, h_v_at_[k_], v_next_, w_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) w_at_[k_ + 1] = w_next_;
       }
     }
 #pragma unroll
@@ -217,11 +226,12 @@ extern "C" __global__ void backward(const Backward a_) {
         const real x = x_at_[k_];
         const real v = v_at_[k_];
         const real w = w_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.w_grad_sequence_) lam_w += a_.w_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, w_grad_, constant_grad_, dt_times_a_grad_, b_grad_, v_threshold_grad_, v_reset_grad_, d_grad_;
-        adjoint(x, v, w, constant, dt_times_a, b, v_threshold, v_reset, d, grad_output, lam_v, lam_w, surrogate_, x_grad_, v_grad_, w_grad_, constant_grad_, dt_times_a_grad_, b_grad_, v_threshold_grad_, v_reset_grad_, d_grad_);
+        adjoint(x, v, w, h_v, constant, dt_times_a, b, v_threshold, v_reset, d, grad_output, lam_v, lam_w, surrogate_, x_grad_, v_grad_, w_grad_, constant_grad_, dt_times_a_grad_, b_grad_, v_threshold_grad_, v_reset_grad_, d_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         lam_w = w_grad_;

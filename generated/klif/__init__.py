@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class KLIFNode(Neuron):
@@ -65,7 +65,7 @@ class KLIFNode(Neuron):
     learnable = {
         "k": Learnable(lambda p: 1, "layer", "identity", None, None),
     }
-    kernels = Kernels(__file__, 1)
+    kernels = Kernels(__file__, kept=(2, -1, -1))
 
     def __init__(
         self,

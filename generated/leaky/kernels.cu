@@ -2,7 +2,7 @@
 //
 // Leaky integrate-and-fire with the delayed reset and strict threshold of snnTorch.
 //
-// Per neuron and step: 8 operations forward, 16 backward.
+// Per neuron and step: 8 operations forward, 19 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_reset_to_zero,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -21,20 +21,24 @@ using neurogen::Operand;
 // Constant, computed once per call: decay = clip(beta, 0, 1)
 NEUROGEN_FN void step(
     const real x, const real v, const real decay, const real v_threshold,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_) {
+    [[maybe_unused]] const real* surrogate_, real& output_, real& h_v_keep_, real& v_next_) {
   const real h_v = reset_to_zero ? decay * (v > v_threshold ? real(0) : v) + x : decay * v + x - (v > v_threshold ? v_threshold : real(0));  // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v > v_threshold) : primitive(u, surrogate_);  // fire: S[t]
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = h_v;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real decay, const real v_threshold,
+    const real v, const real h_v, const real decay, const real v_threshold,
     const real grad_output, const real lam_v, [[maybe_unused]] const real* surrogate_,
     real& x_grad_, real& v_grad_, real& decay_grad_, real& v_threshold_grad_) {
-  const real h_v = reset_to_zero ? decay * (v > v_threshold ? real(0) : v) + x : decay * v + x - (v > v_threshold ? v_threshold : real(0));  // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real d_u = grad_output * slope(u, surrogate_);              // dL/du
   const real d_h_v = lam_v + d_u;                                   // dL/dH[t]
@@ -99,8 +103,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[0 * a_.neurons_] = v;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_;
-    step(x, v, decay, v_threshold, surrogate_, output_, v_next_);
+    real output_, h_v_keep_, v_next_;
+    step(x, v, decay, v_threshold, surrogate_, output_, h_v_keep_, v_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -123,8 +127,8 @@ extern "C" __global__ void backward(const Backward a_) {
   [[maybe_unused]] real v_threshold_sum_ = 0;
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
-    real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 1 * a_.neurons_ + n_;
@@ -136,24 +140,22 @@ extern "C" __global__ void backward(const Backward a_) {
     for (int k_ = 0; k_ < CHECKPOINT_EVERY; ++k_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
-        x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          real output_;
-          step(x, v, decay, v_threshold, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        real output_, v_next_;
+        step(x, v, decay, v_threshold, surrogate_, output_, h_v_at_[k_], v_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
       }
     }
 #pragma unroll
     for (int k_ = CHECKPOINT_EVERY - 1; k_ >= 0; --k_) {
       if (begin_ + k_ < end_) {
         const int64_t t_ = begin_ + k_;
-        const real x = x_at_[k_];
         const real v = v_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, decay_grad_, v_threshold_grad_;
-        adjoint(x, v, decay, v_threshold, grad_output, lam_v, surrogate_, x_grad_, v_grad_, decay_grad_, v_threshold_grad_);
+        adjoint(v, h_v, decay, v_threshold, grad_output, lam_v, surrogate_, x_grad_, v_grad_, decay_grad_, v_threshold_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         if constexpr (wanted >> 0 & 1) decay_sum_ += decay_grad_;

@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class LINode(Neuron):
@@ -51,7 +51,7 @@ class LINode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, 1)
+    kernels = Kernels(__file__, kept=(1,))
 
     def __init__(
         self,

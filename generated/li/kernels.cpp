@@ -2,7 +2,7 @@
 //
 // Leaky integrator; a read-out that never fires and puts out its membrane.
 //
-// Per neuron and step: 3 operations forward, 11 backward.
+// Per neuron and step: 3 operations forward, 14 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_decay_input.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -25,6 +25,9 @@ NEUROGEN_FN void step(
   output_ = h_v;
   v_next_ = h_v;
 }
+
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x1) != 0;
 
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
@@ -88,6 +91,7 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 0 * a_.neurons_, v_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
@@ -119,11 +123,12 @@ extern "C" void forward(const Forward* const a_) {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
-static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
+static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
   const neurogen::Lanes<real, uniform> tau(a_.tau, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
-  real* const v_lanes_ = scratch_ + 0 * a_.every_ * LANES;  // [step][lane]
+  real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += v_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
   neurogen::Row<Io> x_grad_row_;
@@ -134,24 +139,26 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
         a_.checkpoints_, (begin_ / a_.every_ - 1) * 1 * a_.neurons_ + first_);
     if (begin_) neurogen::read_block(v_lanes_, place_ + 0 * a_.neurons_, lanes_);
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
-    for (int64_t t_ = begin_, row_ = 0; t_ + 1 < end_; ++t_, row_ += LANES) {
+    for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real output_;
-        step(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], tau[i_], surrogate_, output_, v_lanes_[row_ + LANES + i_]);
+        step(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], tau[i_], surrogate_, output_, v_lanes_[v_kept_ * (row_ + LANES) + i_]);
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_grad_, v_grad_, tau_grad_;
-        adjoint(neurogen::load(x_row_[i_]), v_lanes_[row_ + i_], tau[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], surrogate_, x_grad_, v_grad_, tau_grad_);
+        adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], tau[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], surrogate_, x_grad_, v_grad_, tau_grad_);
         neurogen::store(x_grads_[i_], x_grad_);
         lam_v_lanes_[i_] = v_grad_;
         if constexpr (wanted >> 0 & 1) tau_sum_[i_] += tau_grad_;
@@ -168,7 +175,7 @@ extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   {
-    neurogen::Scratch<real> scratch_(1 * a_->every_ * LANES);
+    neurogen::Scratch<real> scratch_(1 * (a_->every_ + 1) * LANES);
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;

@@ -2,7 +2,7 @@
 //
 // Leaky integrate-and-fire whose potential is bounded below, as on neuromorphic chips.
 //
-// Per neuron and step: 12 operations forward, 40 backward.
+// Per neuron and step: 12 operations forward, 47 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING, FLAG_hard_reset,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -22,24 +22,30 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real v_rest, const real tau, const real v_floor,
     const real v_threshold, const real v_reset, [[maybe_unused]] const real* surrogate_,
-    real& output_, real& v_next_) {
-  const real h_v = neurogen::maximum(v + (x - (v - v_rest)) / tau, v_floor);  // charge: H[t]
+    real& output_, real& shared_keep_, real& h_v_keep_, real& v_next_) {
+  const real shared = v + (x - (v - v_rest)) / tau;                 // used more than once
+  const real h_v = neurogen::maximum(shared, v_floor);              // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = hard_reset ? spike * v_reset + (1 - spike) * h_v : h_v - spike * v_threshold;  // reset: V[t]
+  shared_keep_ = shared;
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = next_v;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x2) != 0;
+[[maybe_unused]] constexpr bool shared_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real v_rest, const real tau, const real v_floor,
-    const real v_threshold, const real v_reset, const real grad_output, const real lam_v,
-    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
-    real& v_rest_grad_, real& tau_grad_, real& v_floor_grad_, real& v_threshold_grad_,
-    real& v_reset_grad_) {
-  const real shared = v + (x - (v - v_rest)) / tau;                 // used more than once
-  const real h_v = neurogen::maximum(shared, v_floor);              // charge: H[t]
+    const real x, const real v, const real shared, const real h_v, const real v_rest,
+    const real tau, const real v_floor, const real v_threshold, const real v_reset,
+    const real grad_output, const real lam_v, [[maybe_unused]] const real* surrogate_,
+    real& x_grad_, real& v_grad_, real& v_rest_grad_, real& tau_grad_, real& v_floor_grad_,
+    real& v_threshold_grad_, real& v_reset_grad_) {
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (hard_reset ? v_reset - h_v : -v_threshold);  // dL/dreset_spike
@@ -127,8 +133,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[0 * a_.neurons_] = v;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_;
-    step(x, v, v_rest, tau, v_floor, v_threshold, v_reset, surrogate_, output_, v_next_);
+    real output_, shared_keep_, h_v_keep_, v_next_;
+    step(x, v, v_rest, tau, v_floor, v_threshold, v_reset, surrogate_, output_, shared_keep_, h_v_keep_, v_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -158,7 +164,9 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real shared_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 1 * a_.neurons_ + n_;
@@ -171,11 +179,10 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          real output_;
-          step(x, v, v_rest, tau, v_floor, v_threshold, v_reset, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        real output_, v_next_;
+        step(x, v, v_rest, tau, v_floor, v_threshold, v_reset, surrogate_, output_, shared_at_[k_], h_v_at_[k_], v_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
       }
     }
 #pragma unroll
@@ -184,10 +191,12 @@ extern "C" __global__ void backward(const Backward a_) {
         const int64_t t_ = begin_ + k_;
         const real x = x_at_[k_];
         const real v = v_at_[k_];
+        const real shared = shared_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, v_rest_grad_, tau_grad_, v_floor_grad_, v_threshold_grad_, v_reset_grad_;
-        adjoint(x, v, v_rest, tau, v_floor, v_threshold, v_reset, grad_output, lam_v, surrogate_, x_grad_, v_grad_, v_rest_grad_, tau_grad_, v_floor_grad_, v_threshold_grad_, v_reset_grad_);
+        adjoint(x, v, shared, h_v, v_rest, tau, v_floor, v_threshold, v_reset, grad_output, lam_v, surrogate_, x_grad_, v_grad_, v_rest_grad_, tau_grad_, v_floor_grad_, v_threshold_grad_, v_reset_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         if constexpr (wanted >> 0 & 1) v_rest_sum_ += v_rest_grad_;

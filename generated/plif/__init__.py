@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class PLIFNode(Neuron):
@@ -69,7 +69,7 @@ class PLIFNode(Neuron):
         "w": Learnable(lambda p: -torch.log(p.init_tau - 1), "layer", "identity", None, lambda p: p.constrained),
         "tau": Learnable(lambda p: 1 / p.init_tau, "layer", "identity", None, lambda p: not p.constrained),
     }
-    kernels = Kernels(__file__, 1)
+    kernels = Kernels(__file__, kept=(2, -1))
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 //
 // Quadratic integrate-and-fire; the normal form of a neuron near the onset of firing.
 //
-// Per neuron and step: 14 operations forward, 48 backward.
+// Per neuron and step: 14 operations forward, 60 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -20,24 +20,29 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real v, const real a_0, const real v_leak, const real v_c,
     const real tau, const real v_threshold, const real v_reset,
-    [[maybe_unused]] const real* surrogate_, real& output_, real& v_next_) {
-  const real h_v = v + (x + a_0 * (v - v_leak) * (v - v_c)) / tau;  // charge: H[t]
+    [[maybe_unused]] const real* surrogate_, real& output_, real& h_v_keep_, real& v_next_) {
+  const real shared = x + a_0 * (v - v_leak) * (v - v_c);           // used more than once
+  const real h_v = v + shared / tau;                                // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = spike * v_reset + (1 - spike) * h_v;          // reset: V[t]
+  h_v_keep_ = h_v;
   output_ = spike;
   v_next_ = next_v;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real v, const real a_0, const real v_leak, const real v_c,
-    const real tau, const real v_threshold, const real v_reset, const real grad_output,
-    const real lam_v, [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
-    real& a_0_grad_, real& v_leak_grad_, real& v_c_grad_, real& tau_grad_,
-    real& v_threshold_grad_, real& v_reset_grad_) {
+    const real x, const real v, const real h_v, const real a_0, const real v_leak,
+    const real v_c, const real tau, const real v_threshold, const real v_reset,
+    const real grad_output, const real lam_v, [[maybe_unused]] const real* surrogate_,
+    real& x_grad_, real& v_grad_, real& a_0_grad_, real& v_leak_grad_, real& v_c_grad_,
+    real& tau_grad_, real& v_threshold_grad_, real& v_reset_grad_) {
   const real shared = x + a_0 * (v - v_leak) * (v - v_c);           // used more than once
-  const real h_v = v + shared / tau;                                // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (v_reset - h_v);               // dL/dreset_spike
@@ -130,8 +135,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[0 * a_.neurons_] = v;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_;
-    step(x, v, a_0, v_leak, v_c, tau, v_threshold, v_reset, surrogate_, output_, v_next_);
+    real output_, h_v_keep_, v_next_;
+    step(x, v, a_0, v_leak, v_c, tau, v_threshold, v_reset, surrogate_, output_, h_v_keep_, v_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -163,7 +168,8 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 1 * a_.neurons_ + n_;
@@ -176,11 +182,10 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real v = v_at_[k_];
-          real output_;
-          step(x, v, a_0, v_leak, v_c, tau, v_threshold, v_reset, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real v = v_at_[k_];
+        real output_, v_next_;
+        step(x, v, a_0, v_leak, v_c, tau, v_threshold, v_reset, surrogate_, output_, h_v_at_[k_], v_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
       }
     }
 #pragma unroll
@@ -189,10 +194,11 @@ extern "C" __global__ void backward(const Backward a_) {
         const int64_t t_ = begin_ + k_;
         const real x = x_at_[k_];
         const real v = v_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, a_0_grad_, v_leak_grad_, v_c_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_;
-        adjoint(x, v, a_0, v_leak, v_c, tau, v_threshold, v_reset, grad_output, lam_v, surrogate_, x_grad_, v_grad_, a_0_grad_, v_leak_grad_, v_c_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_);
+        adjoint(x, v, h_v, a_0, v_leak, v_c, tau, v_threshold, v_reset, grad_output, lam_v, surrogate_, x_grad_, v_grad_, a_0_grad_, v_leak_grad_, v_c_grad_, tau_grad_, v_threshold_grad_, v_reset_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         if constexpr (wanted >> 0 & 1) a_0_sum_ += a_0_grad_;

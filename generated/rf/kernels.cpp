@@ -2,7 +2,7 @@
 //
 // Resonate-and-fire; a damped oscillator that fires when input comes in its rhythm.
 //
-// Per neuron and step: 19 operations forward, 42 backward.
+// Per neuron and step: 19 operations forward, 51 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -27,28 +27,35 @@ NEUROGEN_FN void step(
     const real x, const real u, const real v, const real flow_u_u, const real flow_u_v,
     const real held_u_u, const real flow_v_u, const real flow_v_v, const real held_v_u,
     const real v_threshold, [[maybe_unused]] const real* surrogate_, real& output_,
-    real& u_next_, real& v_next_) {
+    real& h_u_keep_, real& h_v_keep_, real& u_next_, real& v_next_) {
   const real h_u = flow_u_u * u + flow_u_v * v + held_u_u * x;      // dynamics: u[t]
   const real h_v = flow_v_u * u + flow_v_v * v + held_v_u * x;      // dynamics: H[t]
   const real u_1 = h_v - v_threshold;                               // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u_1, surrogate_);  // fire: S[t]
   const real next_u = (1 - spike) * h_u;                            // reset: u[t]
   const real next_v = spike * v_threshold + (1 - spike) * h_v;      // reset: V[t]
+  h_u_keep_ = h_u;
+  h_v_keep_ = h_v;
   output_ = spike;
   u_next_ = next_u;
   v_next_ = next_v;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool u_kept_ = (wanted & 0x9) != 0;
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x12) != 0;
+[[maybe_unused]] constexpr bool h_u_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real u, const real v, const real flow_u_u, const real flow_u_v,
-    const real held_u_u, const real flow_v_u, const real flow_v_v, const real held_v_u,
-    const real v_threshold, const real grad_output, const real lam_u, const real lam_v,
-    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& u_grad_, real& v_grad_,
-    real& flow_u_u_grad_, real& flow_u_v_grad_, real& held_u_u_grad_, real& flow_v_u_grad_,
-    real& flow_v_v_grad_, real& held_v_u_grad_, real& v_threshold_grad_) {
-  const real h_u = flow_u_u * u + flow_u_v * v + held_u_u * x;      // dynamics: u[t]
-  const real h_v = flow_v_u * u + flow_v_v * v + held_v_u * x;      // dynamics: H[t]
+    const real x, const real u, const real v, const real h_u, const real h_v,
+    const real flow_u_u, const real flow_u_v, const real held_u_u, const real flow_v_u,
+    const real flow_v_v, const real held_v_u, const real v_threshold, const real grad_output,
+    const real lam_u, const real lam_v, [[maybe_unused]] const real* surrogate_,
+    real& x_grad_, real& u_grad_, real& v_grad_, real& flow_u_u_grad_, real& flow_u_v_grad_,
+    real& held_u_u_grad_, real& flow_v_u_grad_, real& flow_v_v_grad_, real& held_v_u_grad_,
+    real& v_threshold_grad_) {
   const real u_1 = h_v - v_threshold;                               // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u_1, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (v_threshold - h_v) - lam_u * h_u;  // dL/dreset_spike
@@ -159,11 +166,12 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 1 * a_.neurons_, v_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, u_next_, v_next_;
-      step(neurogen::load(x_row_[i_]), u_lanes_[i_], v_lanes_[i_], flow_u_u[i_], flow_u_v[i_], held_u_u[i_], flow_v_u[i_], flow_v_v[i_], held_v_u[i_], v_threshold[i_], surrogate_, output_, u_next_, v_next_);
+      real output_, h_u_keep_, h_v_keep_, u_next_, v_next_;
+      step(neurogen::load(x_row_[i_]), u_lanes_[i_], v_lanes_[i_], flow_u_u[i_], flow_u_v[i_], held_u_u[i_], flow_v_u[i_], flow_v_v[i_], held_v_u[i_], v_threshold[i_], surrogate_, output_, h_u_keep_, h_v_keep_, u_next_, v_next_);
       neurogen::store(outputs_[i_], output_);
       u_lanes_[i_] = u_next_;
       v_lanes_[i_] = v_next_;
@@ -194,7 +202,7 @@ extern "C" void forward(const Forward* const a_) {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
-static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
+static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
   const neurogen::Lanes<real, uniform> flow_u_u(a_.flow_u_u, first_, lanes_);
   const neurogen::Lanes<real, uniform> flow_u_v(a_.flow_u_v, first_, lanes_);
   const neurogen::Lanes<real, uniform> held_u_u(a_.held_u_u, first_, lanes_);
@@ -204,10 +212,16 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   const neurogen::Lanes<real, uniform> v_threshold(a_.v_threshold, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
-  real* const u_lanes_ = scratch_ + 0 * a_.every_ * LANES;  // [step][lane]
+  real* const u_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += u_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_u_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_u_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_v_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_u_lanes_[LANES];
   neurogen::read_block(lam_u_lanes_, neurogen::offset(a_.u_grad_final_, first_), lanes_);
-  real* const v_lanes_ = scratch_ + 1 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
   neurogen::Row<Io> x_grad_row_;
@@ -226,18 +240,20 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(u_lanes_, a_.u, first_, lanes_);
     if (begin_) neurogen::read_block(v_lanes_, place_ + 1 * a_.neurons_, lanes_);
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
-    for (int64_t t_ = begin_, row_ = 0; t_ + 1 < end_; ++t_, row_ += LANES) {
+    for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real output_;
-        step(neurogen::load(x_row_[i_]), u_lanes_[row_ + i_], v_lanes_[row_ + i_], flow_u_u[i_], flow_u_v[i_], held_u_u[i_], flow_v_u[i_], flow_v_v[i_], held_v_u[i_], v_threshold[i_], surrogate_, output_, u_lanes_[row_ + LANES + i_], v_lanes_[row_ + LANES + i_]);
+        step(neurogen::load(x_row_[i_]), u_lanes_[u_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], flow_u_u[i_], flow_u_v[i_], held_u_u[i_], flow_v_u[i_], flow_v_v[i_], held_v_u[i_], v_threshold[i_], surrogate_, output_, h_u_lanes_[h_u_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], u_lanes_[u_kept_ * (row_ + LANES) + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_]);
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
       neurogen::add_block(lam_u_lanes_,
                           neurogen::offset(a_.u_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_v_lanes_,
@@ -245,7 +261,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_grad_, u_grad_, v_grad_, flow_u_u_grad_, flow_u_v_grad_, held_u_u_grad_, flow_v_u_grad_, flow_v_v_grad_, held_v_u_grad_, v_threshold_grad_;
-        adjoint(neurogen::load(x_row_[i_]), u_lanes_[row_ + i_], v_lanes_[row_ + i_], flow_u_u[i_], flow_u_v[i_], held_u_u[i_], flow_v_u[i_], flow_v_v[i_], held_v_u[i_], v_threshold[i_], neurogen::load(grad_output_row_[i_]), lam_u_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_grad_, u_grad_, v_grad_, flow_u_u_grad_, flow_u_v_grad_, held_u_u_grad_, flow_v_u_grad_, flow_v_v_grad_, held_v_u_grad_, v_threshold_grad_);
+        adjoint(neurogen::load(x_row_[i_]), u_lanes_[u_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], h_u_lanes_[h_u_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], flow_u_u[i_], flow_u_v[i_], held_u_u[i_], flow_v_u[i_], flow_v_v[i_], held_v_u[i_], v_threshold[i_], neurogen::load(grad_output_row_[i_]), lam_u_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_grad_, u_grad_, v_grad_, flow_u_u_grad_, flow_u_v_grad_, held_u_u_grad_, flow_v_u_grad_, flow_v_v_grad_, held_v_u_grad_, v_threshold_grad_);
         neurogen::store(x_grads_[i_], x_grad_);
         lam_u_lanes_[i_] = u_grad_;
         lam_v_lanes_[i_] = v_grad_;
@@ -282,7 +298,7 @@ extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   {
-    neurogen::Scratch<real> scratch_(2 * a_->every_ * LANES);
+    neurogen::Scratch<real> scratch_(4 * (a_->every_ + 1) * LANES);
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;

@@ -2,7 +2,7 @@
 //
 // Resonate-and-fire; a damped oscillator that fires when input comes in its rhythm.
 //
-// Per neuron and step: 19 operations forward, 42 backward.
+// Per neuron and step: 19 operations forward, 51 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -27,28 +27,35 @@ NEUROGEN_FN void step(
     const real x, const real u, const real v, const real flow_u_u, const real flow_u_v,
     const real held_u_u, const real flow_v_u, const real flow_v_v, const real held_v_u,
     const real v_threshold, [[maybe_unused]] const real* surrogate_, real& output_,
-    real& u_next_, real& v_next_) {
+    real& h_u_keep_, real& h_v_keep_, real& u_next_, real& v_next_) {
   const real h_u = flow_u_u * u + flow_u_v * v + held_u_u * x;      // dynamics: u[t]
   const real h_v = flow_v_u * u + flow_v_v * v + held_v_u * x;      // dynamics: H[t]
   const real u_1 = h_v - v_threshold;                               // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u_1, surrogate_);  // fire: S[t]
   const real next_u = (1 - spike) * h_u;                            // reset: u[t]
   const real next_v = spike * v_threshold + (1 - spike) * h_v;      // reset: V[t]
+  h_u_keep_ = h_u;
+  h_v_keep_ = h_v;
   output_ = spike;
   u_next_ = next_u;
   v_next_ = next_v;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool u_kept_ = (wanted & 0x9) != 0;
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x12) != 0;
+[[maybe_unused]] constexpr bool h_u_kept_ = true;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real u, const real v, const real flow_u_u, const real flow_u_v,
-    const real held_u_u, const real flow_v_u, const real flow_v_v, const real held_v_u,
-    const real v_threshold, const real grad_output, const real lam_u, const real lam_v,
-    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& u_grad_, real& v_grad_,
-    real& flow_u_u_grad_, real& flow_u_v_grad_, real& held_u_u_grad_, real& flow_v_u_grad_,
-    real& flow_v_v_grad_, real& held_v_u_grad_, real& v_threshold_grad_) {
-  const real h_u = flow_u_u * u + flow_u_v * v + held_u_u * x;      // dynamics: u[t]
-  const real h_v = flow_v_u * u + flow_v_v * v + held_v_u * x;      // dynamics: H[t]
+    const real x, const real u, const real v, const real h_u, const real h_v,
+    const real flow_u_u, const real flow_u_v, const real held_u_u, const real flow_v_u,
+    const real flow_v_v, const real held_v_u, const real v_threshold, const real grad_output,
+    const real lam_u, const real lam_v, [[maybe_unused]] const real* surrogate_,
+    real& x_grad_, real& u_grad_, real& v_grad_, real& flow_u_u_grad_, real& flow_u_v_grad_,
+    real& held_u_u_grad_, real& flow_v_u_grad_, real& flow_v_v_grad_, real& held_v_u_grad_,
+    real& v_threshold_grad_) {
   const real u_1 = h_v - v_threshold;                               // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u_1, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (v_threshold - h_v) - lam_u * h_u;  // dL/dreset_spike
@@ -157,8 +164,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[1 * a_.neurons_] = v;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, u_next_, v_next_;
-    step(x, u, v, flow_u_u, flow_u_v, held_u_u, flow_v_u, flow_v_v, held_v_u, v_threshold, surrogate_, output_, u_next_, v_next_);
+    real output_, h_u_keep_, h_v_keep_, u_next_, v_next_;
+    step(x, u, v, flow_u_u, flow_u_v, held_u_u, flow_v_u, flow_v_v, held_v_u, v_threshold, surrogate_, output_, h_u_keep_, h_v_keep_, u_next_, v_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     u = u_next_;
     if (a_.u_sequence_) a_.u_sequence_[t_ * a_.neurons_ + n_] = u;
@@ -196,8 +203,10 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real u_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real u_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_u_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 2 * a_.neurons_ + n_;
@@ -212,12 +221,12 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real u = u_at_[k_];
-          const real v = v_at_[k_];
-          real output_;
-          step(x, u, v, flow_u_u, flow_u_v, held_u_u, flow_v_u, flow_v_v, held_v_u, v_threshold, surrogate_, output_, u_at_[(k_ + 1) % CHECKPOINT_EVERY], v_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real u = u_at_[k_];
+        const real v = v_at_[k_];
+        real output_, u_next_, v_next_;
+        step(x, u, v, flow_u_u, flow_u_v, held_u_u, flow_v_u, flow_v_v, held_v_u, v_threshold, surrogate_, output_, h_u_at_[k_], h_v_at_[k_], u_next_, v_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) u_at_[k_ + 1] = u_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
       }
     }
 #pragma unroll
@@ -227,11 +236,13 @@ extern "C" __global__ void backward(const Backward a_) {
         const real x = x_at_[k_];
         const real u = u_at_[k_];
         const real v = v_at_[k_];
+        const real h_u = h_u_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.u_grad_sequence_) lam_u += a_.u_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, u_grad_, v_grad_, flow_u_u_grad_, flow_u_v_grad_, held_u_u_grad_, flow_v_u_grad_, flow_v_v_grad_, held_v_u_grad_, v_threshold_grad_;
-        adjoint(x, u, v, flow_u_u, flow_u_v, held_u_u, flow_v_u, flow_v_v, held_v_u, v_threshold, grad_output, lam_u, lam_v, surrogate_, x_grad_, u_grad_, v_grad_, flow_u_u_grad_, flow_u_v_grad_, held_u_u_grad_, flow_v_u_grad_, flow_v_v_grad_, held_v_u_grad_, v_threshold_grad_);
+        adjoint(x, u, v, h_u, h_v, flow_u_u, flow_u_v, held_u_u, flow_v_u, flow_v_v, held_v_u, v_threshold, grad_output, lam_u, lam_v, surrogate_, x_grad_, u_grad_, v_grad_, flow_u_u_grad_, flow_u_v_grad_, held_u_u_grad_, flow_v_u_grad_, flow_v_v_grad_, held_v_u_grad_, v_threshold_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_u = u_grad_;
         lam_v = v_grad_;

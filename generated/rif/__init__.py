@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class RIFNode(Neuron):
@@ -57,7 +57,7 @@ class RIFNode(Neuron):
     learnable = {
         "w": Learnable(lambda p: p.init_w, "layer", "identity", None, None),
     }
-    kernels = Kernels(__file__, 1)
+    kernels = Kernels(__file__, kept=(1, -1))
 
     def __init__(
         self,

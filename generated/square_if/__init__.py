@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class SquareIFNode(Neuron):
@@ -48,7 +48,7 @@ class SquareIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, 1)
+    kernels = Kernels(__file__, kept=(0, -1))
 
     def __init__(
         self,

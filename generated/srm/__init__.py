@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class SRMNode(Neuron):
@@ -90,7 +90,7 @@ class SRMNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, 5)
+    kernels = Kernels(__file__, kept=(0, 5, 10, 32, 64, -1, -1))
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 //
 // Spike response model; kernels answer to inputs and to own spikes, the threshold moves.
 //
-// Per neuron and step: 20 operations forward, 40 backward.
+// Per neuron and step: 20 operations forward, 54 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -31,8 +31,8 @@ NEUROGEN_FN void step(
     const real epsilon_flow_1_0, const real epsilon_flow_1_1, const real one_over_tau_s,
     const real eta_flow_0_0, const real theta_flow_0_0, const real v_threshold,
     const real neg_eta_0, const real theta_0, [[maybe_unused]] const real* surrogate_,
-    real& output_, real& v_next_, real& epsilon_0_next_, real& epsilon_1_next_,
-    real& eta_0_1_next_, real& theta_0_1_next_) {
+    real& output_, real& h_v_keep_, real& h_theta_0_1_keep_, real& v_next_,
+    real& epsilon_0_next_, real& epsilon_1_next_, real& eta_0_1_next_, real& theta_0_1_next_) {
   const real h_epsilon_0 = epsilon_flow_0_0 * epsilon_0 + epsilon_flow_0_1 * epsilon_1;  // response epsilon, component 0
   const real h_epsilon_1 = epsilon_flow_1_0 * epsilon_0 + epsilon_flow_1_1 * epsilon_1 + one_over_tau_s * x;  // response epsilon, component 1
   const real h_eta_0_1 = eta_flow_0_0 * eta_0_1;                    // response eta, component 0
@@ -42,6 +42,8 @@ NEUROGEN_FN void step(
   const real spike = spiking ? real(h_v >= v_threshold + h_theta_0_1) : primitive(u, surrogate_);  // fire: S[t]
   const real next_eta_0_1 = h_eta_0_1 + neg_eta_0 * spike;          // response to the spike
   const real next_theta_0_1 = h_theta_0_1 + theta_0 * spike;        // response to the spike
+  h_v_keep_ = h_v;
+  h_theta_0_1_keep_ = h_theta_0_1;
   output_ = spike;
   v_next_ = h_v;
   epsilon_0_next_ = h_epsilon_0;
@@ -50,24 +52,30 @@ NEUROGEN_FN void step(
   theta_0_1_next_ = next_theta_0_1;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = false;
+[[maybe_unused]] constexpr bool epsilon_0_kept_ = (wanted & 0x5) != 0;
+[[maybe_unused]] constexpr bool epsilon_1_kept_ = (wanted & 0xa) != 0;
+[[maybe_unused]] constexpr bool eta_0_1_kept_ = (wanted & 0x20) != 0;
+[[maybe_unused]] constexpr bool theta_0_1_kept_ = (wanted & 0x40) != 0;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+[[maybe_unused]] constexpr bool h_theta_0_1_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
     const real x, const real epsilon_0, const real epsilon_1, const real eta_0_1,
-    const real theta_0_1, const real epsilon_flow_0_0, const real epsilon_flow_0_1,
-    const real epsilon_flow_1_0, const real epsilon_flow_1_1, const real one_over_tau_s,
-    const real eta_flow_0_0, const real theta_flow_0_0, const real v_threshold,
-    const real neg_eta_0, const real theta_0, const real grad_output, const real lam_v,
-    const real lam_epsilon_0, const real lam_epsilon_1, const real lam_eta_0_1,
-    const real lam_theta_0_1, [[maybe_unused]] const real* surrogate_, real& x_grad_,
-    real& v_grad_, real& epsilon_0_grad_, real& epsilon_1_grad_, real& eta_0_1_grad_,
-    real& theta_0_1_grad_, real& epsilon_flow_0_0_grad_, real& epsilon_flow_0_1_grad_,
-    real& epsilon_flow_1_0_grad_, real& epsilon_flow_1_1_grad_, real& one_over_tau_s_grad_,
-    real& eta_flow_0_0_grad_, real& theta_flow_0_0_grad_, real& v_threshold_grad_,
-    real& neg_eta_0_grad_, real& theta_0_grad_) {
-  const real h_epsilon_0 = epsilon_flow_0_0 * epsilon_0 + epsilon_flow_0_1 * epsilon_1;  // response epsilon, component 0
-  const real h_eta_0_1 = eta_flow_0_0 * eta_0_1;                    // response eta, component 0
-  const real h_v = h_epsilon_0 + h_eta_0_1;                         // charge: H[t]
-  const real h_theta_0_1 = theta_flow_0_0 * theta_0_1;              // response theta, component 0
+    const real theta_0_1, const real h_v, const real h_theta_0_1,
+    const real epsilon_flow_0_0, const real epsilon_flow_0_1, const real epsilon_flow_1_0,
+    const real epsilon_flow_1_1, const real one_over_tau_s, const real eta_flow_0_0,
+    const real theta_flow_0_0, const real v_threshold, const real neg_eta_0,
+    const real theta_0, const real grad_output, const real lam_v, const real lam_epsilon_0,
+    const real lam_epsilon_1, const real lam_eta_0_1, const real lam_theta_0_1,
+    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
+    real& epsilon_0_grad_, real& epsilon_1_grad_, real& eta_0_1_grad_, real& theta_0_1_grad_,
+    real& epsilon_flow_0_0_grad_, real& epsilon_flow_0_1_grad_, real& epsilon_flow_1_0_grad_,
+    real& epsilon_flow_1_1_grad_, real& one_over_tau_s_grad_, real& eta_flow_0_0_grad_,
+    real& theta_flow_0_0_grad_, real& v_threshold_grad_, real& neg_eta_0_grad_,
+    real& theta_0_grad_) {
   const real u = h_v - (v_threshold + h_theta_0_1);                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold + h_theta_0_1) : primitive(u, surrogate_);  // fire: S[t]
   const real d_spike = grad_output + lam_theta_0_1 * theta_0 + lam_eta_0_1 * neg_eta_0;  // dL/dS[t]
@@ -226,11 +234,12 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 4 * a_.neurons_, theta_0_1_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_;
-      step(neurogen::load(x_row_[i_]), epsilon_0_lanes_[i_], epsilon_1_lanes_[i_], eta_0_1_lanes_[i_], theta_0_1_lanes_[i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], surrogate_, output_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_);
+      real output_, h_v_keep_, h_theta_0_1_keep_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_;
+      step(neurogen::load(x_row_[i_]), epsilon_0_lanes_[i_], epsilon_1_lanes_[i_], eta_0_1_lanes_[i_], theta_0_1_lanes_[i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], surrogate_, output_, h_v_keep_, h_theta_0_1_keep_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_);
       neurogen::store(outputs_[i_], output_);
       v_lanes_[i_] = v_next_;
       epsilon_0_lanes_[i_] = epsilon_0_next_;
@@ -273,7 +282,7 @@ extern "C" void forward(const Forward* const a_) {
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
 template <bool uniform>
-static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* const scratch_) {
+static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
   const neurogen::Lanes<real, uniform> epsilon_flow_0_0(a_.epsilon_flow_0_0, first_, lanes_);
   const neurogen::Lanes<real, uniform> epsilon_flow_0_1(a_.epsilon_flow_0_1, first_, lanes_);
   const neurogen::Lanes<real, uniform> epsilon_flow_1_0(a_.epsilon_flow_1_0, first_, lanes_);
@@ -286,19 +295,28 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   const neurogen::Lanes<real, uniform> theta_0(a_.theta_0, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
-  real* const v_lanes_ = scratch_ + 0 * a_.every_ * LANES;  // [step][lane]
+  real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const epsilon_0_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += epsilon_0_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const epsilon_1_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += epsilon_1_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const eta_0_1_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += eta_0_1_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const theta_0_1_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += theta_0_1_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const h_theta_0_1_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += h_theta_0_1_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
-  real* const epsilon_0_lanes_ = scratch_ + 1 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_epsilon_0_lanes_[LANES];
   neurogen::read_block(lam_epsilon_0_lanes_, neurogen::offset(a_.epsilon_0_grad_final_, first_), lanes_);
-  real* const epsilon_1_lanes_ = scratch_ + 2 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_epsilon_1_lanes_[LANES];
   neurogen::read_block(lam_epsilon_1_lanes_, neurogen::offset(a_.epsilon_1_grad_final_, first_), lanes_);
-  real* const eta_0_1_lanes_ = scratch_ + 3 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_eta_0_1_lanes_[LANES];
   neurogen::read_block(lam_eta_0_1_lanes_, neurogen::offset(a_.eta_0_1_grad_final_, first_), lanes_);
-  real* const theta_0_1_lanes_ = scratch_ + 4 * a_.every_ * LANES;  // [step][lane]
   alignas(64) real lam_theta_0_1_lanes_[LANES];
   neurogen::read_block(lam_theta_0_1_lanes_, neurogen::offset(a_.theta_0_1_grad_final_, first_), lanes_);
   neurogen::Row<Io> x_grad_row_;
@@ -326,18 +344,20 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(eta_0_1_lanes_, a_.eta_0_1, first_, lanes_);
     if (begin_) neurogen::read_block(theta_0_1_lanes_, place_ + 4 * a_.neurons_, lanes_);
     else neurogen::read_state(theta_0_1_lanes_, a_.theta_0_1, first_, lanes_);
-    for (int64_t t_ = begin_, row_ = 0; t_ + 1 < end_; ++t_, row_ += LANES) {
+    for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
+      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real output_;
-        step(neurogen::load(x_row_[i_]), epsilon_0_lanes_[row_ + i_], epsilon_1_lanes_[row_ + i_], eta_0_1_lanes_[row_ + i_], theta_0_1_lanes_[row_ + i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], surrogate_, output_, v_lanes_[row_ + LANES + i_], epsilon_0_lanes_[row_ + LANES + i_], epsilon_1_lanes_[row_ + LANES + i_], eta_0_1_lanes_[row_ + LANES + i_], theta_0_1_lanes_[row_ + LANES + i_]);
+        step(neurogen::load(x_row_[i_]), epsilon_0_lanes_[epsilon_0_kept_ * row_ + i_], epsilon_1_lanes_[epsilon_1_kept_ * row_ + i_], eta_0_1_lanes_[eta_0_1_kept_ * row_ + i_], theta_0_1_lanes_[theta_0_1_kept_ * row_ + i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], surrogate_, output_, h_v_lanes_[h_v_kept_ * row_ + i_], h_theta_0_1_lanes_[h_theta_0_1_kept_ * row_ + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_], epsilon_0_lanes_[epsilon_0_kept_ * (row_ + LANES) + i_], epsilon_1_lanes_[epsilon_1_kept_ * (row_ + LANES) + i_], eta_0_1_lanes_[eta_0_1_kept_ * (row_ + LANES) + i_], theta_0_1_lanes_[theta_0_1_kept_ * (row_ + LANES) + i_]);
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_epsilon_0_lanes_,
@@ -351,7 +371,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_;
-        adjoint(neurogen::load(x_row_[i_]), epsilon_0_lanes_[row_ + i_], epsilon_1_lanes_[row_ + i_], eta_0_1_lanes_[row_ + i_], theta_0_1_lanes_[row_ + i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_epsilon_0_lanes_[i_], lam_epsilon_1_lanes_[i_], lam_eta_0_1_lanes_[i_], lam_theta_0_1_lanes_[i_], surrogate_, x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_);
+        adjoint(neurogen::load(x_row_[i_]), epsilon_0_lanes_[epsilon_0_kept_ * row_ + i_], epsilon_1_lanes_[epsilon_1_kept_ * row_ + i_], eta_0_1_lanes_[eta_0_1_kept_ * row_ + i_], theta_0_1_lanes_[theta_0_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], h_theta_0_1_lanes_[h_theta_0_1_kept_ * row_ + i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_epsilon_0_lanes_[i_], lam_epsilon_1_lanes_[i_], lam_eta_0_1_lanes_[i_], lam_theta_0_1_lanes_[i_], surrogate_, x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_);
         neurogen::store(x_grads_[i_], x_grad_);
         lam_v_lanes_[i_] = v_grad_;
         lam_epsilon_0_lanes_[i_] = epsilon_0_grad_;
@@ -403,7 +423,7 @@ extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   {
-    neurogen::Scratch<real> scratch_(5 * a_->every_ * LANES);
+    neurogen::Scratch<real> scratch_(7 * (a_->every_ + 1) * LANES);
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;

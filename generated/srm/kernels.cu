@@ -2,7 +2,7 @@
 //
 // Spike response model; kernels answer to inputs and to own spikes, the threshold moves.
 //
-// Per neuron and step: 20 operations forward, 40 backward.
+// Per neuron and step: 20 operations forward, 54 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -31,8 +31,8 @@ NEUROGEN_FN void step(
     const real epsilon_flow_1_0, const real epsilon_flow_1_1, const real one_over_tau_s,
     const real eta_flow_0_0, const real theta_flow_0_0, const real v_threshold,
     const real neg_eta_0, const real theta_0, [[maybe_unused]] const real* surrogate_,
-    real& output_, real& v_next_, real& epsilon_0_next_, real& epsilon_1_next_,
-    real& eta_0_1_next_, real& theta_0_1_next_) {
+    real& output_, real& h_v_keep_, real& h_theta_0_1_keep_, real& v_next_,
+    real& epsilon_0_next_, real& epsilon_1_next_, real& eta_0_1_next_, real& theta_0_1_next_) {
   const real h_epsilon_0 = epsilon_flow_0_0 * epsilon_0 + epsilon_flow_0_1 * epsilon_1;  // response epsilon, component 0
   const real h_epsilon_1 = epsilon_flow_1_0 * epsilon_0 + epsilon_flow_1_1 * epsilon_1 + one_over_tau_s * x;  // response epsilon, component 1
   const real h_eta_0_1 = eta_flow_0_0 * eta_0_1;                    // response eta, component 0
@@ -42,6 +42,8 @@ NEUROGEN_FN void step(
   const real spike = spiking ? real(h_v >= v_threshold + h_theta_0_1) : primitive(u, surrogate_);  // fire: S[t]
   const real next_eta_0_1 = h_eta_0_1 + neg_eta_0 * spike;          // response to the spike
   const real next_theta_0_1 = h_theta_0_1 + theta_0 * spike;        // response to the spike
+  h_v_keep_ = h_v;
+  h_theta_0_1_keep_ = h_theta_0_1;
   output_ = spike;
   v_next_ = h_v;
   epsilon_0_next_ = h_epsilon_0;
@@ -50,24 +52,30 @@ NEUROGEN_FN void step(
   theta_0_1_next_ = next_theta_0_1;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool v_kept_ = false;
+[[maybe_unused]] constexpr bool epsilon_0_kept_ = (wanted & 0x5) != 0;
+[[maybe_unused]] constexpr bool epsilon_1_kept_ = (wanted & 0xa) != 0;
+[[maybe_unused]] constexpr bool eta_0_1_kept_ = (wanted & 0x20) != 0;
+[[maybe_unused]] constexpr bool theta_0_1_kept_ = (wanted & 0x40) != 0;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+[[maybe_unused]] constexpr bool h_theta_0_1_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
     const real x, const real epsilon_0, const real epsilon_1, const real eta_0_1,
-    const real theta_0_1, const real epsilon_flow_0_0, const real epsilon_flow_0_1,
-    const real epsilon_flow_1_0, const real epsilon_flow_1_1, const real one_over_tau_s,
-    const real eta_flow_0_0, const real theta_flow_0_0, const real v_threshold,
-    const real neg_eta_0, const real theta_0, const real grad_output, const real lam_v,
-    const real lam_epsilon_0, const real lam_epsilon_1, const real lam_eta_0_1,
-    const real lam_theta_0_1, [[maybe_unused]] const real* surrogate_, real& x_grad_,
-    real& v_grad_, real& epsilon_0_grad_, real& epsilon_1_grad_, real& eta_0_1_grad_,
-    real& theta_0_1_grad_, real& epsilon_flow_0_0_grad_, real& epsilon_flow_0_1_grad_,
-    real& epsilon_flow_1_0_grad_, real& epsilon_flow_1_1_grad_, real& one_over_tau_s_grad_,
-    real& eta_flow_0_0_grad_, real& theta_flow_0_0_grad_, real& v_threshold_grad_,
-    real& neg_eta_0_grad_, real& theta_0_grad_) {
-  const real h_epsilon_0 = epsilon_flow_0_0 * epsilon_0 + epsilon_flow_0_1 * epsilon_1;  // response epsilon, component 0
-  const real h_eta_0_1 = eta_flow_0_0 * eta_0_1;                    // response eta, component 0
-  const real h_v = h_epsilon_0 + h_eta_0_1;                         // charge: H[t]
-  const real h_theta_0_1 = theta_flow_0_0 * theta_0_1;              // response theta, component 0
+    const real theta_0_1, const real h_v, const real h_theta_0_1,
+    const real epsilon_flow_0_0, const real epsilon_flow_0_1, const real epsilon_flow_1_0,
+    const real epsilon_flow_1_1, const real one_over_tau_s, const real eta_flow_0_0,
+    const real theta_flow_0_0, const real v_threshold, const real neg_eta_0,
+    const real theta_0, const real grad_output, const real lam_v, const real lam_epsilon_0,
+    const real lam_epsilon_1, const real lam_eta_0_1, const real lam_theta_0_1,
+    [[maybe_unused]] const real* surrogate_, real& x_grad_, real& v_grad_,
+    real& epsilon_0_grad_, real& epsilon_1_grad_, real& eta_0_1_grad_, real& theta_0_1_grad_,
+    real& epsilon_flow_0_0_grad_, real& epsilon_flow_0_1_grad_, real& epsilon_flow_1_0_grad_,
+    real& epsilon_flow_1_1_grad_, real& one_over_tau_s_grad_, real& eta_flow_0_0_grad_,
+    real& theta_flow_0_0_grad_, real& v_threshold_grad_, real& neg_eta_0_grad_,
+    real& theta_0_grad_) {
   const real u = h_v - (v_threshold + h_theta_0_1);                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold + h_theta_0_1) : primitive(u, surrogate_);  // fire: S[t]
   const real d_spike = grad_output + lam_theta_0_1 * theta_0 + lam_eta_0_1 * neg_eta_0;  // dL/dS[t]
@@ -221,8 +229,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[4 * a_.neurons_] = theta_0_1;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_;
-    step(x, epsilon_0, epsilon_1, eta_0_1, theta_0_1, epsilon_flow_0_0, epsilon_flow_0_1, epsilon_flow_1_0, epsilon_flow_1_1, one_over_tau_s, eta_flow_0_0, theta_flow_0_0, v_threshold, neg_eta_0, theta_0, surrogate_, output_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_);
+    real output_, h_v_keep_, h_theta_0_1_keep_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_;
+    step(x, epsilon_0, epsilon_1, eta_0_1, theta_0_1, epsilon_flow_0_0, epsilon_flow_0_1, epsilon_flow_1_0, epsilon_flow_1_1, one_over_tau_s, eta_flow_0_0, theta_flow_0_0, v_threshold, neg_eta_0, theta_0, surrogate_, output_, h_v_keep_, h_theta_0_1_keep_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     v = v_next_;
     if (a_.v_sequence_) a_.v_sequence_[t_ * a_.neurons_ + n_] = v;
@@ -278,11 +286,13 @@ extern "C" __global__ void backward(const Backward a_) {
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
     real x_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
-    real epsilon_0_at_[CHECKPOINT_EVERY];
-    real epsilon_1_at_[CHECKPOINT_EVERY];
-    real eta_0_1_at_[CHECKPOINT_EVERY];
-    real theta_0_1_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real epsilon_0_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real epsilon_1_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real eta_0_1_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real theta_0_1_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_theta_0_1_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 5 * a_.neurons_ + n_;
@@ -303,14 +313,17 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
         x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real epsilon_0 = epsilon_0_at_[k_];
-          const real epsilon_1 = epsilon_1_at_[k_];
-          const real eta_0_1 = eta_0_1_at_[k_];
-          const real theta_0_1 = theta_0_1_at_[k_];
-          real output_;
-          step(x, epsilon_0, epsilon_1, eta_0_1, theta_0_1, epsilon_flow_0_0, epsilon_flow_0_1, epsilon_flow_1_0, epsilon_flow_1_1, one_over_tau_s, eta_flow_0_0, theta_flow_0_0, v_threshold, neg_eta_0, theta_0, surrogate_, output_, v_at_[(k_ + 1) % CHECKPOINT_EVERY], epsilon_0_at_[(k_ + 1) % CHECKPOINT_EVERY], epsilon_1_at_[(k_ + 1) % CHECKPOINT_EVERY], eta_0_1_at_[(k_ + 1) % CHECKPOINT_EVERY], theta_0_1_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real epsilon_0 = epsilon_0_at_[k_];
+        const real epsilon_1 = epsilon_1_at_[k_];
+        const real eta_0_1 = eta_0_1_at_[k_];
+        const real theta_0_1 = theta_0_1_at_[k_];
+        real output_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_;
+        step(x, epsilon_0, epsilon_1, eta_0_1, theta_0_1, epsilon_flow_0_0, epsilon_flow_0_1, epsilon_flow_1_0, epsilon_flow_1_1, one_over_tau_s, eta_flow_0_0, theta_flow_0_0, v_threshold, neg_eta_0, theta_0, surrogate_, output_, h_v_at_[k_], h_theta_0_1_at_[k_], v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) epsilon_0_at_[k_ + 1] = epsilon_0_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) epsilon_1_at_[k_ + 1] = epsilon_1_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) eta_0_1_at_[k_ + 1] = eta_0_1_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) theta_0_1_at_[k_ + 1] = theta_0_1_next_;
       }
     }
 #pragma unroll
@@ -322,6 +335,8 @@ extern "C" __global__ void backward(const Backward a_) {
         const real epsilon_1 = epsilon_1_at_[k_];
         const real eta_0_1 = eta_0_1_at_[k_];
         const real theta_0_1 = theta_0_1_at_[k_];
+        const real h_v = h_v_at_[k_];
+        const real h_theta_0_1 = h_theta_0_1_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.epsilon_0_grad_sequence_) lam_epsilon_0 += a_.epsilon_0_grad_sequence_[t_ * a_.neurons_ + n_];
@@ -329,7 +344,7 @@ extern "C" __global__ void backward(const Backward a_) {
         if (a_.eta_0_1_grad_sequence_) lam_eta_0_1 += a_.eta_0_1_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.theta_0_1_grad_sequence_) lam_theta_0_1 += a_.theta_0_1_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_;
-        adjoint(x, epsilon_0, epsilon_1, eta_0_1, theta_0_1, epsilon_flow_0_0, epsilon_flow_0_1, epsilon_flow_1_0, epsilon_flow_1_1, one_over_tau_s, eta_flow_0_0, theta_flow_0_0, v_threshold, neg_eta_0, theta_0, grad_output, lam_v, lam_epsilon_0, lam_epsilon_1, lam_eta_0_1, lam_theta_0_1, surrogate_, x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_);
+        adjoint(x, epsilon_0, epsilon_1, eta_0_1, theta_0_1, h_v, h_theta_0_1, epsilon_flow_0_0, epsilon_flow_0_1, epsilon_flow_1_0, epsilon_flow_1_1, one_over_tau_s, eta_flow_0_0, theta_flow_0_0, v_threshold, neg_eta_0, theta_0, grad_output, lam_v, lam_epsilon_0, lam_epsilon_1, lam_eta_0_1, lam_theta_0_1, surrogate_, x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_v = v_grad_;
         lam_epsilon_0 = epsilon_0_grad_;

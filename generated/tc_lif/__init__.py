@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 1
+abi = 2
 
 
 class TCLIFNode(Neuron):
@@ -66,7 +66,7 @@ class TCLIFNode(Neuron):
         "c_1": Learnable(lambda p: 0, "layer", "sigmoid", None, None),
         "c_2": Learnable(lambda p: 0, "layer", "sigmoid", None, None),
     }
-    kernels = Kernels(__file__, 2)
+    kernels = Kernels(__file__, kept=(0, 1, 2, -1))
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 //
 // Two-compartment LIF; dendrite and soma couple with opposite signs and hold long memories.
 //
-// Per neuron and step: 12 operations forward, 28 backward.
+// Per neuron and step: 12 operations forward, 35 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING,
 // CHECKPOINT_EVERY (steps that the backward kernel keeps in registers).
 #include "neurogen/kernel.h"
@@ -20,27 +20,33 @@ using neurogen::Operand;
 NEUROGEN_FN void step(
     const real x, const real d, const real v, const real c_1, const real c_2,
     const real v_threshold, const real gamma, [[maybe_unused]] const real* surrogate_,
-    real& output_, real& d_next_, real& v_next_) {
+    real& output_, real& h_d_keep_, real& h_v_keep_, real& d_next_, real& v_next_) {
   const real h_d = d - c_1 * v + x;                                 // charge: d[t]
   const real h_v = v + c_2 * h_d;                                   // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_d = h_d - spike * gamma;                          // reset: d[t]
   const real next_v = h_v - spike * v_threshold;                    // reset: V[t]
+  h_d_keep_ = h_d;
+  h_v_keep_ = h_v;
   output_ = spike;
   d_next_ = next_d;
   v_next_ = next_v;
 }
 
+// What the backward pass keeps of each step that it recomputes; the rest it has no use for.
+[[maybe_unused]] constexpr bool d_kept_ = false;
+[[maybe_unused]] constexpr bool v_kept_ = (wanted & 0x1) != 0;
+[[maybe_unused]] constexpr bool h_d_kept_ = (wanted & 0x2) != 0;
+[[maybe_unused]] constexpr bool h_v_kept_ = true;
+
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
-    const real x, const real d, const real v, const real c_1, const real c_2,
+    const real v, const real h_d, const real h_v, const real c_1, const real c_2,
     const real v_threshold, const real gamma, const real grad_output, const real lam_d,
     const real lam_v, [[maybe_unused]] const real* surrogate_, real& x_grad_, real& d_grad_,
     real& v_grad_, real& c_1_grad_, real& c_2_grad_, real& v_threshold_grad_,
     real& gamma_grad_) {
-  const real h_d = d - c_1 * v + x;                                 // charge: d[t]
-  const real h_v = v + c_2 * h_d;                                   // charge: H[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = -(lam_v * v_threshold) - lam_d * gamma;  // dL/dreset_spike
@@ -129,8 +135,8 @@ extern "C" __global__ void forward(const Forward a_) {
       place_[1 * a_.neurons_] = v;
     }
     const real x = neurogen::load(a_.x[t_ * a_.x_stride_ + n_]);
-    real output_, d_next_, v_next_;
-    step(x, d, v, c_1, c_2, v_threshold, gamma, surrogate_, output_, d_next_, v_next_);
+    real output_, h_d_keep_, h_v_keep_, d_next_, v_next_;
+    step(x, d, v, c_1, c_2, v_threshold, gamma, surrogate_, output_, h_d_keep_, h_v_keep_, d_next_, v_next_);
     neurogen::store(a_.output_[t_ * a_.neurons_ + n_], output_);
     d = d_next_;
     if (a_.d_sequence_) a_.d_sequence_[t_ * a_.neurons_ + n_] = d;
@@ -161,9 +167,10 @@ extern "C" __global__ void backward(const Backward a_) {
   [[maybe_unused]] real gamma_sum_ = 0;
   for (int64_t end_ = a_.steps_, begin_; end_ > 0; end_ = begin_) {
     begin_ = (end_ - 1) / CHECKPOINT_EVERY * CHECKPOINT_EVERY;
-    real x_at_[CHECKPOINT_EVERY];
-    real d_at_[CHECKPOINT_EVERY];
-    real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real d_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real v_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_d_at_[CHECKPOINT_EVERY];
+    [[maybe_unused]] real h_v_at_[CHECKPOINT_EVERY];
     if (begin_) {
       const real* const place_ =
           a_.checkpoints_ + (begin_ / CHECKPOINT_EVERY - 1) * 2 * a_.neurons_ + n_;
@@ -177,27 +184,26 @@ extern "C" __global__ void backward(const Backward a_) {
     for (int k_ = 0; k_ < CHECKPOINT_EVERY; ++k_) {
       if (begin_ + k_ < end_) {
         const real x = neurogen::load(a_.x[(begin_ + k_) * a_.x_stride_ + n_]);
-        x_at_[k_] = x;
-        if (k_ + 1 < CHECKPOINT_EVERY) {
-          const real d = d_at_[k_];
-          const real v = v_at_[k_];
-          real output_;
-          step(x, d, v, c_1, c_2, v_threshold, gamma, surrogate_, output_, d_at_[(k_ + 1) % CHECKPOINT_EVERY], v_at_[(k_ + 1) % CHECKPOINT_EVERY]);
-        }
+        const real d = d_at_[k_];
+        const real v = v_at_[k_];
+        real output_, d_next_, v_next_;
+        step(x, d, v, c_1, c_2, v_threshold, gamma, surrogate_, output_, h_d_at_[k_], h_v_at_[k_], d_next_, v_next_);
+        if (k_ + 1 < CHECKPOINT_EVERY) d_at_[k_ + 1] = d_next_;
+        if (k_ + 1 < CHECKPOINT_EVERY) v_at_[k_ + 1] = v_next_;
       }
     }
 #pragma unroll
     for (int k_ = CHECKPOINT_EVERY - 1; k_ >= 0; --k_) {
       if (begin_ + k_ < end_) {
         const int64_t t_ = begin_ + k_;
-        const real x = x_at_[k_];
-        const real d = d_at_[k_];
         const real v = v_at_[k_];
+        const real h_d = h_d_at_[k_];
+        const real h_v = h_v_at_[k_];
         const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.d_grad_sequence_) lam_d += a_.d_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, d_grad_, v_grad_, c_1_grad_, c_2_grad_, v_threshold_grad_, gamma_grad_;
-        adjoint(x, d, v, c_1, c_2, v_threshold, gamma, grad_output, lam_d, lam_v, surrogate_, x_grad_, d_grad_, v_grad_, c_1_grad_, c_2_grad_, v_threshold_grad_, gamma_grad_);
+        adjoint(v, h_d, h_v, c_1, c_2, v_threshold, gamma, grad_output, lam_d, lam_v, surrogate_, x_grad_, d_grad_, v_grad_, c_1_grad_, c_2_grad_, v_threshold_grad_, gamma_grad_);
         neurogen::store(a_.x_grad_[t_ * a_.neurons_ + n_], x_grad_);
         lam_d = d_grad_;
         lam_v = v_grad_;
