@@ -89,7 +89,16 @@ EXACT: dict[str, Callable[..., torch.Tensor]] = {
     "maximum": torch.maximum,
     "clip": lambda x, lo, hi: torch.minimum(torch.maximum(x, lo), hi),
 }
-ARITY = dict.fromkeys((*FUNCTIONS, *EXACT), 1) | {"minimum": 2, "maximum": 2, "clip": 3}
+#: Of an exponential integrator; accurate as far as exp is finite.
+INTEGRATOR: dict[str, tuple[Callable[[Any], Any], float]] = {
+    "phi": (lambda x: mp.expm1(x) / x if x else mp.mpf(1), MAX_ULP),
+    "phi_slope": (lambda x: mp.hyp1f1(2, 3, x) / 2, 8.0),
+}
+ARITY = dict.fromkeys((*FUNCTIONS, *EXACT, *INTEGRATOR), 1) | {
+    "minimum": 2,
+    "maximum": 2,
+    "clip": 3,
+}
 CTYPES: dict[str, Any] = {"float": np.float32, "double": np.float64}
 everything = pytest.mark.parametrize("name", ARITY)
 transcendental = pytest.mark.parametrize("name", FUNCTIONS)
@@ -271,6 +280,21 @@ def test_double_is_accurate(name: str, library: dict[str, Library]) -> None:
     for point, got in zip(x.tolist(), library["vector"](name, x).tolist(), strict=True):
         exact = FUNCTIONS[name].exact(mp.mpf(point))
         assert double_error(got, exact) <= MAX_ULP, (point, got, exact)
+
+
+@both
+@pytest.mark.parametrize("name", INTEGRATOR)
+def test_integrators_are_accurate(name: str, ctype: str, library: dict[str, Library]) -> None:
+    exact, most = INTEGRATOR[name]
+    random = np.random.default_rng(5)
+    scales = (1e-30, 1e-7, 1e-3, 0.5, 1.1, 20, 80)
+    points = [random.uniform(-scale, scale, 200) for scale in scales]
+    points += [[0.0, -0.0, 1e-40, -300.0, *around(1.0), *around(-1.0)]]
+    x = np.concatenate(points).astype(CTYPES[ctype])
+    for point, got in zip(x.tolist(), library["vector"](name, x).tolist(), strict=True):
+        value = exact(mp.mpf(point))
+        spacing = mp.ldexp(1, mp.mag(value) - (24 if ctype == "float" else 53))
+        assert abs(mp.mpf(got) - value) <= most * spacing, (point, got, value)
 
 
 @both

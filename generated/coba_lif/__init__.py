@@ -81,7 +81,7 @@ class CobaLIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(-1, -1, -1, -1))
+    kernels = Kernels(__file__, kept=(-1, -1, -1, -1, -1, -1, -1))
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class CobaLIFNode(Neuron):
     def step(x_e: Any, x_i: Any, g_e: Any, g_i: Any, v: Any, dt: Any, tau_m: Any, step_g_e: Any, tau_e: Any, step_g_i: Any, tau_i: Any, E_L: Any, E_e: Any, E_i: Any, v_threshold: Any, v_reset: Any, surrogate: Any, detach_reset: Any) -> tuple[torch.Tensor, ...]:
         """One step in plain torch: V[t-1] and X[t] to S[t] and V[t]."""
         z_v = dt * (-(1 + g_e + g_i) / tau_m)                         # dt df/dv
-        step_v = dt * torch.where(torch.abs(z_v) < 0.5, 1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / 2 * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(3, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(4, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(5, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(6, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(7, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(8, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(9, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(10, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(11, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(12, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(13, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(14, x_e) * (1 + fn.taken(torch.abs(z_v) < 0.5, z_v) / fn.number(15, x_e) * 1))))))))))))), torch.expm1(fn.taken(~(torch.abs(z_v) < 0.5), z_v)) / fn.taken(~(torch.abs(z_v) < 0.5), z_v))  # dt (exp(z) - 1) / z
+        step_v = dt * fn.phi(z_v)                                     # dt (exp(z) - 1) / z
         flow_g_e = g_e + step_g_e * (-g_e / tau_e)                    # dynamics: g_e[t]
         flow_g_i = g_i + step_g_i * (-g_i / tau_i)                    # dynamics: g_i[t]
         h_v = v + step_v * ((E_L - v + g_e * (E_e - v) + g_i * (E_i - v)) / tau_m)  # dynamics: H[t]

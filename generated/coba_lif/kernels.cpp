@@ -2,7 +2,7 @@
 //
 // Conductance-based LIF; an excitatory and an inhibitory input open conductances.
 //
-// Per neuron and step: 82 operations forward, 306 backward.
+// Per neuron and step: 36 operations forward, 130 backward.
 // Macros: BACKWARD (which direction to compile), IO (storage type), WANTED (bit k: gradient of constant k), DETACH_RESET, SPIKING.
 #include "neurogen/cpu.h"
 #include "neurogen/surrogate.h"  // primitive(u, parameters), slope(u, parameters)
@@ -24,35 +24,26 @@ NEUROGEN_FN void step(
     const real dt, const real tau_m, const real step_g_e, const real tau_e,
     const real step_g_i, const real tau_i, const real E_L, const real E_e, const real E_i,
     const real v_threshold, const real v_reset, [[maybe_unused]] const real* surrogate_,
-    real& output_, real& h_v_keep_, real& g_e_next_, real& g_i_next_, real& v_next_) {
+    real& output_, real& quotient_keep_, real& shared_1_keep_, real& quotient_1_keep_,
+    real& h_v_keep_, real& g_e_next_, real& g_i_next_, real& v_next_) {
   const real shared = -(1 + g_e + g_i);                             // used more than once
   const real quotient = shared / tau_m;                             // used more than once
   const real z_v = dt * quotient;                                   // dt df/dv
-  const real shared_1 = 1 + z_v / 15 * 1;                           // used more than once
-  const real shared_2 = 1 + z_v / 14 * shared_1;                    // used more than once
-  const real shared_3 = 1 + z_v / 13 * shared_2;                    // used more than once
-  const real shared_4 = 1 + z_v / 12 * shared_3;                    // used more than once
-  const real shared_5 = 1 + z_v / 11 * shared_4;                    // used more than once
-  const real shared_6 = 1 + z_v / 10 * shared_5;                    // used more than once
-  const real shared_7 = 1 + z_v / 9 * shared_6;                     // used more than once
-  const real shared_8 = 1 + z_v / 8 * shared_7;                     // used more than once
-  const real shared_9 = 1 + z_v / 7 * shared_8;                     // used more than once
-  const real shared_10 = 1 + z_v / 6 * shared_9;                    // used more than once
-  const real shared_11 = 1 + z_v / 5 * shared_10;                   // used more than once
-  const real shared_12 = 1 + z_v / 4 * shared_11;                   // used more than once
-  const real shared_13 = neurogen::expm1(z_v);                      // used more than once
-  const real shared_14 = neurogen::abs(z_v) < real(0.5) ? 1 + z_v / 2 * (1 + z_v / 3 * shared_12) : shared_13 / z_v;  // used more than once
-  const real step_v = dt * shared_14;                               // dt (exp(z) - 1) / z
+  const real shared_1 = neurogen::phi(z_v);                         // used more than once
+  const real step_v = dt * shared_1;                                // dt (exp(z) - 1) / z
   const real flow_g_e = g_e + step_g_e * (-g_e / tau_e);            // dynamics: g_e[t]
   const real flow_g_i = g_i + step_g_i * (-g_i / tau_i);            // dynamics: g_i[t]
-  const real shared_15 = E_L - v + g_e * (E_e - v) + g_i * (E_i - v);  // used more than once
-  const real quotient_1 = shared_15 / tau_m;                        // used more than once
+  const real shared_2 = E_L - v + g_e * (E_e - v) + g_i * (E_i - v);  // used more than once
+  const real quotient_1 = shared_2 / tau_m;                         // used more than once
   const real h_v = v + step_v * quotient_1;                         // dynamics: H[t]
   const real h_g_e = flow_g_e + neurogen::relu(x_e);                // charge: g_e[t]
   const real h_g_i = flow_g_i + neurogen::relu(x_i);                // charge: g_i[t]
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real next_v = spike * v_reset + (1 - spike) * h_v;          // reset: V[t]
+  quotient_keep_ = quotient;
+  shared_1_keep_ = shared_1;
+  quotient_1_keep_ = quotient_1;
   h_v_keep_ = h_v;
   output_ = spike;
   g_e_next_ = h_g_e;
@@ -64,12 +55,16 @@ NEUROGEN_FN void step(
 [[maybe_unused]] constexpr bool g_e_kept_ = true;
 [[maybe_unused]] constexpr bool g_i_kept_ = true;
 [[maybe_unused]] constexpr bool v_kept_ = true;
+[[maybe_unused]] constexpr bool quotient_kept_ = true;
+[[maybe_unused]] constexpr bool shared_1_kept_ = true;
+[[maybe_unused]] constexpr bool quotient_1_kept_ = true;
 [[maybe_unused]] constexpr bool h_v_kept_ = true;
 
 // The transpose of that step: lam comes in as dL/dV[t] and goes out as dL/dV[t-1].
 NEUROGEN_FN void adjoint(
     const real x_e, const real x_i, const real g_e, const real g_i, const real v,
-    const real h_v, const real dt, const real tau_m, const real step_g_e, const real tau_e,
+    const real quotient, const real shared_1, const real quotient_1, const real h_v,
+    const real dt, const real tau_m, const real step_g_e, const real tau_e,
     const real step_g_i, const real tau_i, const real E_L, const real E_e, const real E_i,
     const real v_threshold, const real v_reset, const real grad_output, const real lam_g_e,
     const real lam_g_i, const real lam_v, [[maybe_unused]] const real* surrogate_,
@@ -78,25 +73,9 @@ NEUROGEN_FN void adjoint(
     real& step_g_i_grad_, real& tau_i_grad_, real& E_L_grad_, real& E_e_grad_,
     real& E_i_grad_, real& v_threshold_grad_, real& v_reset_grad_) {
   const real shared = -(1 + g_e + g_i);                             // used more than once
-  const real quotient = shared / tau_m;                             // used more than once
   const real z_v = dt * quotient;                                   // dt df/dv
-  const real shared_1 = 1 + z_v / 15 * 1;                           // used more than once
-  const real shared_2 = 1 + z_v / 14 * shared_1;                    // used more than once
-  const real shared_3 = 1 + z_v / 13 * shared_2;                    // used more than once
-  const real shared_4 = 1 + z_v / 12 * shared_3;                    // used more than once
-  const real shared_5 = 1 + z_v / 11 * shared_4;                    // used more than once
-  const real shared_6 = 1 + z_v / 10 * shared_5;                    // used more than once
-  const real shared_7 = 1 + z_v / 9 * shared_6;                     // used more than once
-  const real shared_8 = 1 + z_v / 8 * shared_7;                     // used more than once
-  const real shared_9 = 1 + z_v / 7 * shared_8;                     // used more than once
-  const real shared_10 = 1 + z_v / 6 * shared_9;                    // used more than once
-  const real shared_11 = 1 + z_v / 5 * shared_10;                   // used more than once
-  const real shared_12 = 1 + z_v / 4 * shared_11;                   // used more than once
-  const real shared_13 = neurogen::expm1(z_v);                      // used more than once
-  const real shared_14 = neurogen::abs(z_v) < real(0.5) ? 1 + z_v / 2 * (1 + z_v / 3 * shared_12) : shared_13 / z_v;  // used more than once
-  const real step_v = dt * shared_14;                               // dt (exp(z) - 1) / z
-  const real shared_15 = E_L - v + g_e * (E_e - v) + g_i * (E_i - v);  // used more than once
-  const real quotient_1 = shared_15 / tau_m;                        // used more than once
+  const real step_v = dt * shared_1;                                // dt (exp(z) - 1) / z
+  const real shared_2 = E_L - v + g_e * (E_e - v) + g_i * (E_i - v);  // used more than once
   const real u = h_v - v_threshold;                                 // distance to threshold
   const real spike = spiking ? real(h_v >= v_threshold) : primitive(u, surrogate_);  // fire: S[t]
   const real d_reset_spike = lam_v * (v_reset - h_v);               // dL/dreset_spike
@@ -104,14 +83,14 @@ NEUROGEN_FN void adjoint(
   const real d_u = d_spike * slope(u, surrogate_);                  // dL/du
   const real d_h_v = lam_v * (1 - spike) + d_u;                     // dL/dH[t]
   const real d_step_v = d_h_v * quotient_1;                         // dL/dstep_v
-  const real d_z_v = d_step_v * (dt * (neurogen::abs(z_v) < real(0.5) ? real(0.5) + real(0.16666666666666666) * z_v * shared_12 + real(0.5) * z_v * (real(0.3333333333333333) + real(0.08333333333333333) * z_v * shared_11 + real(0.3333333333333333) * z_v * (real(0.25) + real(0.05) * z_v * shared_10 + real(0.25) * z_v * (real(0.2) + real(0.03333333333333333) * z_v * shared_9 + real(0.2) * z_v * (real(0.16666666666666666) + real(0.023809523809523808) * z_v * shared_8 + real(0.16666666666666666) * z_v * (real(0.14285714285714285) + real(0.017857142857142856) * z_v * shared_7 + real(0.14285714285714285) * z_v * (real(0.125) + real(0.013888888888888888) * z_v * shared_6 + real(0.125) * z_v * (real(0.1111111111111111) + real(0.011111111111111112) * z_v * shared_5 + real(0.1111111111111111) * z_v * (real(0.1) + real(0.00909090909090909) * z_v * shared_4 + real(0.1) * z_v * (real(0.09090909090909091) + real(0.007575757575757576) * z_v * shared_3 + real(0.09090909090909091) * z_v * (real(0.08333333333333333) + real(0.00641025641025641) * z_v * shared_2 + real(0.08333333333333333) * z_v * (real(0.07692307692307693) + real(0.07692307692307693) * z_v * (real(0.07142857142857142) + real(0.009523809523809525) * z_v) + real(0.005494505494505495) * z_v * shared_1))))))))))) : neurogen::exp(z_v) / z_v - shared_13 / (z_v * z_v)));  // dL/dz_v
+  const real d_z_v = d_step_v * (dt * neurogen::phi_slope(z_v));    // dL/dz_v
   const real d_x_e = x_e > 0 ? lam_g_e : real(0);                   // dL/dX_E[t]
   const real d_x_i = x_i > 0 ? lam_g_i : real(0);                   // dL/dX_I[t]
   const real d_g_e = d_h_v * (step_v * (E_e - v) / tau_m) + lam_g_e * (1 - step_g_e / tau_e) - d_z_v * (dt / tau_m);  // dL/dg_e[t-1]
   const real d_g_i = d_h_v * (step_v * (E_i - v) / tau_m) + lam_g_i * (1 - step_g_i / tau_i) - d_z_v * (dt / tau_m);  // dL/dg_i[t-1]
   const real d_v = d_h_v * (1 + step_v * shared / tau_m);           // dL/dV[t-1]
-  const real d_dt = d_step_v * shared_14 + d_z_v * quotient;        // this step's dL/ddt
-  const real d_tau_m = -(d_h_v * (step_v * shared_15 / (tau_m * tau_m))) - d_z_v * (dt * shared / (tau_m * tau_m));  // this step's dL/dtau_m
+  const real d_dt = d_step_v * shared_1 + d_z_v * quotient;         // this step's dL/ddt
+  const real d_tau_m = -(d_h_v * (step_v * shared_2 / (tau_m * tau_m))) - d_z_v * (dt * shared / (tau_m * tau_m));  // this step's dL/dtau_m
   const real d_step_g_e = lam_g_e * (-g_e / tau_e);                 // this step's dL/dstep_g_e
   const real d_tau_e = lam_g_e * (g_e * step_g_e / (tau_e * tau_e));  // this step's dL/dtau_e
   const real d_step_g_i = lam_g_i * (-g_i / tau_i);                 // this step's dL/dstep_g_i
@@ -255,8 +234,8 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
 #pragma omp simd
     for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, h_v_keep_, g_e_next_, g_i_next_, v_next_;
-      step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[i_], g_i_lanes_[i_], v_lanes_[i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, h_v_keep_, g_e_next_, g_i_next_, v_next_);
+      real output_, quotient_keep_, shared_1_keep_, quotient_1_keep_, h_v_keep_, g_e_next_, g_i_next_, v_next_;
+      step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[i_], g_i_lanes_[i_], v_lanes_[i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, quotient_keep_, shared_1_keep_, quotient_1_keep_, h_v_keep_, g_e_next_, g_i_next_, v_next_);
       neurogen::store(outputs_[i_], output_);
       g_e_lanes_[i_] = g_e_next_;
       g_i_lanes_[i_] = g_i_next_;
@@ -311,6 +290,12 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   scratch_ += g_i_kept_ ? (a_.every_ + 1) * LANES : LANES;
   real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
   scratch_ += v_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const quotient_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += quotient_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const shared_1_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += shared_1_kept_ ? (a_.every_ + 1) * LANES : LANES;
+  real* const quotient_1_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
+  scratch_ += quotient_1_kept_ ? (a_.every_ + 1) * LANES : LANES;
   real* const h_v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
   scratch_ += h_v_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_g_e_lanes_[LANES];
@@ -350,7 +335,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real output_;
-        step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, h_v_lanes_[h_v_kept_ * row_ + i_], g_e_lanes_[g_e_kept_ * (row_ + LANES) + i_], g_i_lanes_[g_i_kept_ * (row_ + LANES) + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_]);
+        step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, quotient_lanes_[quotient_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], g_e_lanes_[g_e_kept_ * (row_ + LANES) + i_], g_i_lanes_[g_i_kept_ * (row_ + LANES) + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_]);
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
@@ -369,7 +354,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
       for (int64_t i_ = 0; i_ < lanes_; ++i_) {
         real x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_;
-        adjoint(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_g_e_lanes_[i_], lam_g_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_);
+        adjoint(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_g_e_lanes_[i_], lam_g_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_);
         neurogen::store(x_e_grads_[i_], x_e_grad_);
         neurogen::store(x_i_grads_[i_], x_i_grad_);
         lam_g_e_lanes_[i_] = g_e_grad_;
@@ -422,7 +407,7 @@ extern "C" void backward(const Backward* const a_) {
   const int64_t blocks_ = (a_->neurons_ + LANES - 1) / LANES;
 #pragma omp parallel num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   {
-    neurogen::Scratch<real> scratch_(4 * (a_->every_ + 1) * LANES);
+    neurogen::Scratch<real> scratch_(7 * (a_->every_ + 1) * LANES);
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;

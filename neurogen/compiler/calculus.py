@@ -43,6 +43,7 @@ DERIVATIVES: Mapping[str, tuple[str, ...]] = {
     "erf": (f"{2 / math.sqrt(math.pi)!r} * gaussian(a)",),
     "gaussian": ("-2 * a * gaussian(a)",),
     "atan": ("1 / (1 + a * a)",),
+    "phi": ("phi_slope(a)",),
     "abs": ("sign(a)",),
     "sign": ("0",),
     "floor": ("0",),

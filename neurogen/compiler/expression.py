@@ -130,7 +130,8 @@ INTERNAL: Mapping[str, Operator] = {
     "fire": Operator((_CONDITION, _REAL)),  # 1 where the condition holds; slope of the surrogate
     "slope": Operator((_REAL,)),  # the surrogate's slope
     "gaussian": Operator((_REAL,)),  # exp(-x**2), accurate for large |x|
-    "phi": Operator((_REAL,)),  # (exp(x) - 1) / x, 1 at 0; in the prelude only
+    "phi": Operator((_REAL,)),  # (exp(x) - 1) / x, 1 at 0
+    "phi_slope": Operator((_REAL,)),  # its derivative
     "element": Operator(
         (_REAL, _REAL, _REAL)
     ),  # matrix, row, column: an element of its exponential

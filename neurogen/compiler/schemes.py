@@ -143,7 +143,8 @@ def exponential_euler(system: System) -> Values:
                 step = system.constant(f"step_{x}", _times(_DT, Apply("phi", (z,))))
             else:
                 named = system.assign(f"z_{x}", z, f"dt df/d{x}")
-                step = system.assign(f"step_{x}", _times(_DT, phi(named)), "dt (exp(z) - 1) / z")
+                phi = Apply("phi", (named,))
+                step = system.assign(f"step_{x}", _times(_DT, phi), "dt (exp(z) - 1) / z")
         result[x] = _plus(Name(x), _times(step, f[x]))
     return result
 
@@ -154,15 +155,6 @@ def _is_free(expression: Expression, name: str) -> bool:
         return True
     operators = {node.operator for node in walk(expression) if isinstance(node, Apply)}
     return "slope" not in operators and is_zero(differentiate(expression, name))
-
-
-def phi(z: Expression) -> Expression:
-    """(exp(z) - 1) / z, 1 at z = 0: a series near 0, where the quotient loses its derivative."""
-    series: Expression = _ONE
-    for n in range(14, 0, -1):
-        series = _plus(_ONE, _times(Apply("/", (z, Number(float(n + 1)))), series))
-    near = Apply("<", (Apply("abs", (z,)), Number(0.5)))
-    return Apply("where", (near, series, Apply("/", (Apply("expm1", (z,)), z))))
 
 
 def exact(system: System) -> Values:

@@ -15,6 +15,7 @@
 //   gaussian  1.16 *  1.14    the same, with x^2 in two parts
 //   expm1     1.35    1.07    the same less 2^-n, with the sum's rounding error put back
 //   sigmoid   1.59    1.58    likewise
+//   phi       1.8     1.6     expm1(x) / x; phi_slope, of gradients only, to 8 ulp
 //   log       0.84    0.91    k ln 2 + 2 atanh(s) with s = f / (2 + f)
 //   log1p     0.83 *  0.89    the same, with the rounding error of 1 + x put back
 //   softplus  1.64 *  1.75    max(x, 0) + log(1 + exp(-|x|))
@@ -237,6 +238,28 @@ template <class T> NEUROGEN_FN T expm1(T x) {
   const Shifted<T> e = exp_plus(x, T(-1));
   const T y = select(x < -F::negligible, T(-1), with_sign(scaled(e.value, e.n), x));
   return select(x > F::exp_max, from_bits(F::infinity), y);
+}
+
+/// (exp(x) - 1) / x, 1 at 0: what an exponential integrator steps by.
+template <class T> NEUROGEN_FN T phi(T x) { return select(x == 0, T(1), expm1(x) / x); }
+
+// The series of phi' to |x| = 1: the sum of x^k / (k! (k + 2))
+NEUROGEN_FN float phi_slope_near(float x) {
+  return poly(x, 0.5f, 0.33333334f, 0.125f, 0.033333335f, 0.0069444445f, 0.0011904762f,
+              0.00017361112f, 2.2045855e-05f, 2.4801586e-06f, 2.5052108e-07f, 2.2964433e-08f);
+}
+NEUROGEN_FN double phi_slope_near(double x) {
+  return poly(x, 0.5, 0.3333333333333333, 0.125, 0.03333333333333333, 0.006944444444444444,
+              0.0011904761904761906, 0.00017361111111111112, 2.2045855379188714e-05,
+              2.48015873015873e-06, 2.505210838544172e-07, 2.296443268665491e-08,
+              1.9270852604185937e-09, 1.4911969277048643e-10, 1.0706029224547743e-11,
+              7.169215998581078e-13, 4.498331606952833e-14, 2.6552651846596585e-15,
+              1.4797143443923793e-16);
+}
+
+/// phi'(x) = (exp(x) - phi(x)) / x, by its series where that cancels.
+template <class T> NEUROGEN_FN T phi_slope(T x) {
+  return select(abs(x) < 1, phi_slope_near(x), (exp(x) - phi(x)) / x);
 }
 
 /// 1 / (1 + exp(-x)), with 2^n outside the quotient, where it cannot overflow.
