@@ -4,7 +4,7 @@
 
 The kernels are compiled to assembly for one fixed instruction set (AVX2), so that a compiler of one
 major version gives the same numbers on every machine. A change that makes a kernel slower shows
-here without a stopwatch: more instructions, a division more, or a loop that is no longer vectorised.
+here without a stopwatch: more instructions, more divisions, a loop that is no longer vectorised.
 """
 
 from __future__ import annotations
