@@ -11,7 +11,6 @@ CODES: Mapping[str, str] = {
     "NG004": "missing key",
     "NG005": "a value has the wrong form",
     "NG006": "duplicate key",
-    "NG007": "not yet supported",
     "NG008": "the spec is too large",
     "NG010": "a name is not an identifier, or is reserved",
     "NG011": "a name is declared twice",
@@ -33,6 +32,8 @@ CODES: Mapping[str, str] = {
     "NG035": "prev() takes the name of a state, or spike",
     "NG036": "a reset has nothing to do",
     "NG037": "a surrogate has no slope",
+    "NG038": "noise is used where none is drawn",
+    "NG039": "a value per time step is used where there is no time step",
     "NG040": "the scheme does not apply to the dynamics",
     "NG041": "an expression is no response kernel",
 }

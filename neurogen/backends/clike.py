@@ -19,7 +19,7 @@ from neurogen.compiler.expression import (
     names,
 )
 from neurogen.compiler.model import Model
-from neurogen.compiler.passes import kept_rows
+from neurogen.compiler.passes import kept_rows, readers
 from neurogen.compiler.program import (
     DETACH_RESET,
     HARD_RESET,
@@ -279,9 +279,10 @@ def context(model: Model, program: Program) -> dict[str, object]:
     inputs = [*program.inputs]
     constants = [c.name for c in program.constants]
     own = [*inputs, *(s.name for s in program.states), *kept]
+    noise = [n.name for n in program.noise]
     lam = [s.adjoint for s in program.states if s.differentiable]
-    step = _read(forward, [name for name in (*own, *constants) if name not in kept])
-    adjoint = _read(backward, [*own, *constants, program.grad_output, *lam])
+    step = _read(forward, [name for name in (*own, *noise, *constants) if name not in kept])
+    adjoint = _read(backward, [*own, *noise, *constants, program.grad_output, *lam])
     rename = {
         "output": "output_",
         **{name: f"{safe(name)}_keep_" for name in kept},
@@ -308,15 +309,27 @@ def context(model: Model, program: Program) -> dict[str, object]:
         "flags": [{"name": flag, "safe": safe(flag)} for flag in program.flags],
         "inputs": [safe(name) for name in inputs],
         "states": states,
-        "constants": [{"safe": safe(name)} for name in constants],
+        "noise": [
+            {"safe": safe(name), "stream": stream, "in_adjoint": name in adjoint, "when": _when(mask)}
+            for stream, (name, mask) in enumerate(readers(program, noise).items())
+        ],
+        "constants": [
+            {
+                "safe": safe(c.name),
+                "index": index,
+                "stepped": c.stepped,
+                "in_step": c.name in step,
+                "in_adjoint": c.name in adjoint,
+                "in_backward": c.name in step or c.name in adjoint,
+            }
+            for index, c in enumerate(program.constants)
+        ],
         "constant_notes": [
             f"{safe(c.name)} = {comment(infix(c.expression))}"
             for c in program.constants
             if c.expression != Name(c.name)
         ],
         "grad_output": safe(program.grad_output),
-        "step_constants": [safe(c) for c in constants if c in step],
-        "backward_constants": [safe(c) for c in constants if c in step or c in adjoint],
         "step_parameters": [safe(name) for name in step],
         "step_signature": _signature(
             step,

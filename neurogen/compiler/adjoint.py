@@ -34,6 +34,7 @@ def build_program(model: Model) -> Program:
     adjoint = _adjoint(model)
     fresh = Fresh(a.name for a in (*model.statements, *adjoint.body))
     fresh.taken |= {*model.spec.inputs, *model.flags, model.grad_output}
+    fresh.taken |= {n.name for n in model.noise}
     fresh.taken |= {c.name for c in model.constants}
     fresh.taken |= {n for s in model.states for n in (s.name, s.adjoint)}
     backward = tuple(a for a in forward if not isinstance(a.expression, Name)) + tuple(
@@ -47,6 +48,7 @@ def build_program(model: Model) -> Program:
     return Program(
         inputs=model.spec.inputs,
         states=model.states,
+        noise=model.noise,
         constants=model.constants,
         matrices=model.matrices,
         flags=model.flags,
@@ -90,6 +92,7 @@ def _adjoint(model: Model) -> Kernel:
             arriving.setdefault(state.following, []).append(Name(state.adjoint))
     integers = {n for s in model.states if not s.differentiable for n in (s.name, s.charged,
                 s.following)}  # fmt: skip
+    constant = {*model.flags, *integers, *(noise.name for noise in model.noise)}
     taken = Fresh(a.name for a in model.statements)
     body: list[Assign] = []
     calculus = Calculus()
@@ -119,7 +122,7 @@ def _adjoint(model: Model) -> Kernel:
         gradient = total(assign.name, f"dL/d{_symbol(model, assign.name)}")
         if gradient is None:
             continue
-        for name in sorted(names(assign.expression) - set(model.flags) - integers):
+        for name in sorted(names(assign.expression) - constant):
             try:
                 term = times(gradient, calculus.partial(assign.expression, name))
             except NotFiniteError:

@@ -107,6 +107,21 @@ def kernel_time(scope: Scope) -> None:
             scope.add("NG010", (key, "s"), message, "choose another name", key=True, width=None)
 
 
+def per_step(scope: Scope) -> None:
+    """What no time step sees cannot differ from one to the next."""
+    places: list[tuple[Path, Expression, str]] = [
+        (("states", state.name, "init"), state.init.expression, "an initial value")
+        for state in scope.states if state.init is not None
+    ] + [
+        (("kernels", kernel.name), kernel.equation.expression, "a response kernel")
+        for kernel in scope.spec.kernels
+    ]  # fmt: skip
+    for path, expression, what in places:
+        for name in sorted(names(scope.inline(expression)) & scope.stepped):
+            message = f"{what} depends on '{name}', which has a value per time step"
+            scope.add("NG039", path, message, "only `per: layer`, `channel` or `neuron` do here")
+
+
 def reset_rule(scope: Scope) -> None:
     """A rule that is written must have something to do."""
     rule = scope.spec.reset.rule
@@ -210,5 +225,5 @@ def _members(
 
 
 CHECKS: tuple[Callable[[Scope], None], ...] = (
-    size_of_dynamics, time_step, bounds, levels, kernel_time, reset_rule, surrogate, example,
+    size_of_dynamics, time_step, bounds, levels, kernel_time, per_step, reset_rule, surrogate, example,
 )  # fmt: skip

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from neurogen.compiler.calculus import NotFiniteError
 from neurogen.compiler.checks import check, effort
-from neurogen.compiler.expression import Apply, Expression, Name, Number, parse, substitute
+from neurogen.compiler.expression import (
+    Apply,
+    Expression,
+    Name,
+    Number,
+    names as names_in,
+    parse,
+    substitute,
+)
 from neurogen.compiler.kernels import MAX_ORDER, MAX_TOTAL, KernelError, response
 from neurogen.compiler.prelude import Prelude, any_of, occurrences
 from neurogen.compiler.program import (
@@ -26,7 +34,7 @@ from neurogen.compiler.program import (
 from neurogen.compiler.schemes import SCHEMES, SchemeError, System, Values
 from neurogen.compiler.scope import BASE_FIRE, Scope
 from neurogen.compiler.source import Path
-from neurogen.compiler.spec import Equation, Parameter, Spec
+from neurogen.compiler.spec import Equation, Noise, Parameter, Spec
 from neurogen.errors import Mistake, SpecError
 
 _HARD = parse("spike*v_reset + (1 - spike)*v")
@@ -60,6 +68,7 @@ class Model:
     constants: tuple[Constant, ...]
     matrices: tuple[Matrix, ...]
     states: tuple[StateVariable, ...]
+    noise: tuple[Noise, ...]
     learnable_when: tuple[tuple[str, Expression], ...]
     charge: tuple[Assign, ...]
     fire: tuple[Assign, ...]
@@ -84,7 +93,7 @@ def build_model(spec: Spec, mistakes: tuple[Mistake, ...] = ()) -> Model:
         SpecError: With every mistake.
     """
     scope = Scope(spec, mistakes)
-    _refuse_unsupported(scope)
+    _check_whole(scope)
     check(scope)
     step = _Step(scope)
     step.write()
@@ -93,24 +102,9 @@ def build_model(spec: Spec, mistakes: tuple[Mistake, ...] = ()) -> Model:
     return step.model()
 
 
-def _refuse_unsupported(scope: Scope) -> None:
+def _check_whole(scope: Scope) -> None:
+    """Keys that need one another are there."""
     spec = scope.spec
-    if spec.noise:
-        scope.add("NG007", ("noise",), "`noise` is not supported yet", key=True)
-    for state in spec.states:
-        if state.uniform is not None:
-            path = ("states", state.name, "init")
-            scope.add("NG007", path, "a random initial value is not supported yet")
-    for w in spec.learnable:
-        if w.per == "step":
-            path = ("learnable", w.name, "per")
-            scope.add("NG007", path, "`per: step` is not supported yet", width=None)
-    for parameter in spec.parameters:
-        if parameter.per != "layer":
-            path = ("parameters", parameter.name, "per")
-            message = f"`per: {parameter.per}` of a parameter is not supported yet"
-            hint = "any tensor that broadcasts to one time step is accepted"
-            scope.add("NG007", path, message, hint, width=None)
     written = spec.source.root.key
     if not spec.charge and not spec.dynamics:
         scope.is_whole = False
@@ -139,6 +133,7 @@ class _Step:
         self.current = {state.name: state.name for state in scope.states}
         self.names: dict[str, Expression] = scope.parameter_scope()
         self.names |= {name: Name(name) for name in (*self.current, *self.spec.inputs)}
+        self.noise: dict[str, Expression] = {n.name: Name(n.name) for n in self.spec.noise}
         self.integers = {state.name for state in scope.states if state.integer}
         self.hidden: list[StateVariable] = []
         self.responses: dict[tuple[str, Expression], Expression] = {}
@@ -182,14 +177,22 @@ class _Step:
         for name in equations:
             if name not in self.current:
                 scope.no_state(name, ("dynamics", name))
+        for name, equation in equations.items():
+            if spec.scheme not in (None, "euler") and names_in(equation.expression) & {*self.noise}:
+                message = f"`{spec.scheme}` does not apply to d{name}/dt, which is noisy"
+                hint = "scheme: euler; or name the noise in `charge`"
+                scope.add("NG040", ("dynamics", name), message, hint, key=True, width=len(name))
         if scope.mistakes:  # no scheme then, but there may be more of them
             names = dict(self.names)
             for item in spec.let:
                 scope.resolve(item.equation, ("let", item.name), names)
                 names[item.name] = Name(item.name)
             for name, equation in equations.items():
-                scope.resolve(equation, ("dynamics", name), names)
+                scope.resolve(equation, ("dynamics", name), names | self.noise)
             return
+        # White noise of unit intensity: over a step of length dt, xi / sqrt(dt) * dt.
+        root = Apply("sqrt", (Name("dt"),))
+        white = {name: Apply("/", (xi, root)) for name, xi in self.noise.items()}
         respond, scope.respond = scope.respond, None
 
         def slopes(values: Values, stage: str) -> Values:
@@ -200,7 +203,7 @@ class _Step:
                     value = self.assign(f"{item.name}_{stage}", value, f"let, stage {stage}")
                 names[item.name] = value or _ZERO
             return {
-                x: scope.resolve(equation, ("dynamics", x), names) or _ZERO
+                x: scope.resolve(equation, ("dynamics", x), names | white) or _ZERO
                 for x, equation in equations.items()
             }
 
@@ -252,7 +255,7 @@ class _Step:
         scope, spec = self.scope, self.spec
         for item in spec.charge:
             path: Path = ("charge", item.name)
-            value = scope.resolve(item.equation, path, self.names)
+            value = scope.resolve(item.equation, path, self.names | self.noise)
             if item.name in self.current:
                 note = f"charge: {_symbol(item.name, 'H')}"
                 self.name_state(item.name, value, f"h_{item.name}", note)
@@ -439,6 +442,7 @@ class _Step:
             constants=constants,
             matrices=matrices,
             states=tuple(states),
+            noise=self.spec.noise,
             learnable_when=self.learnable_when(constants, matrices),
             charge=drawn[: self.charged],
             fire=drawn[self.charged : self.fired],

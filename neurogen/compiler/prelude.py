@@ -84,9 +84,14 @@ class Prelude:
 
     def constants(self) -> tuple[Constant, ...]:
         """Every constant that a visited statement reads."""
+        inline, stepped = self.scope.inline, set(self.scope.stepped)
+        for matrix in self.scope.matrices:
+            if any(names(inline(entry)) & stepped for row in matrix.rows for entry in row):
+                stepped.add(matrix.name)
+        whole = [(name, inline(node)) for node, name in self.found.items()]
         return tuple(
-            Constant(name, self.scope.inline(node), any_of(self.conditions[name]))
-            for node, name in self.found.items()
+            Constant(name, node, any_of(self.conditions[name]), bool(names(node) & stepped))
+            for name, node in whole
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neurogen.compiler.expression import Apply, Expression, Name, walk
+from neurogen.compiler.spec import Noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,13 @@ class Constant:
         name: What the kernel calls it.
         expression: Over constructor parameters, learnables and flags, as written.
         when: Flag condition under which an equation needs it; None where always.
+        stepped: Whether a parameter `per: step` is in it: then it may differ from step to step.
     """
 
     name: str
     expression: Expression
     when: Expression | None = None
+    stepped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Program:
 
     inputs: tuple[str, ...]
     states: tuple[StateVariable, ...]
+    noise: tuple[Noise, ...]
     constants: tuple[Constant, ...]
     matrices: tuple[Matrix, ...]
     flags: tuple[str, ...]

@@ -27,6 +27,7 @@ from neurogen.compiler.spec import (
     Flag,
     Kind,
     Learnable,
+    Noise,
     Parameter,
     Per,
     Reset,
@@ -315,8 +316,13 @@ class _Reader:
         """An assignment to what should be a state, which `model.py` checks."""
         return Assignment(name=name, equation=self.equation(node, path))
 
-    def source_of_noise(self, name: str, node: Node, path: Path) -> tuple[str, str]:
-        return self.own_name(name, path), self.choice("normal")(node, path)
+    def source_of_noise(self, name: str, node: Node, path: Path) -> Noise:
+        self.own_name(name, path)
+        kind = self.choice("normal")
+        if node.kind != "mapping":
+            return Noise(name=name, kind=kind(node, path))
+        found = self.fields(node, path, {"kind": kind, "eval": self.truth}, needed=("kind",))
+        return Noise(name=name, **found)
 
     def series(self, name: str, node: Node, path: Path) -> tuple[str, tuple[float, ...]]:
         return name, self.numbers(node, path)

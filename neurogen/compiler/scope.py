@@ -63,6 +63,7 @@ class Scope:
         definitions: Names that stand for an expression over parameters: `v_rest`, constant `let`s.
         previous_spike: Name of the state that holds the last spike, empty if no equation asks.
         matrices: Matrices whose exponentials constants are elements of.
+        stepped: Parameters and learnables that may have a value per time step.
         respond: What a call of a response kernel means: (kernel, argument as written, resolved).
     """
 
@@ -90,6 +91,7 @@ class Scope:
             ("flags", (f.name for f in spec.flags)),
             ("let", (d.name for d in spec.let)),
             ("kernels", (k.name for k in spec.kernels)),
+            ("noise", (n.name for n in spec.noise)),
             ("charge", (c.name for c in spec.charge if not self.is_state(c.name))),
         ]
         seen: dict[str, str] = {} if spec.states else {"v": "states"}
@@ -110,6 +112,9 @@ class Scope:
                              "choose another name", key=kind != "inputs")  # fmt: skip
                 seen[name] = kind
         self.kernels = {kernel.name for kernel in spec.kernels}
+        self.stepped = frozenset(
+            entry.name for entry in (*spec.parameters, *spec.learnable) if entry.per == "step"
+        )
         ordered = (item.name for item in (*spec.let, *spec.charge))
         self.later = {name for name in ordered if not self.is_state(name)}
         self.taken = {*seen, *_BASE, *(item.name for item in spec.charge), "spike", "v_rest", "dt",
@@ -324,6 +329,9 @@ class Scope:
                      len(name))  # fmt: skip
             elif only_parameters and (name in self.taken or name == "spike"):
                 fail("NG025", node, f"'{name}' is no parameter", _ONLY, len(name))
+            elif any(noise.name == name for noise in self.spec.noise):
+                fail("NG038", node, f"the noise '{name}' is drawn for `charge` and `dynamics` only",
+                     "a step of `charge` can carry it on", len(name))  # fmt: skip
             else:
                 fail("NG012", node, f"unknown name '{name}'", hint, len(name))
             return None
@@ -436,6 +444,7 @@ class Scope:
             ("flags", (f.name for f in spec.flags)),
             ("let", (d.name for d in spec.let)),
             ("kernels", (k.name for k in spec.kernels)),
+            ("noise", (n.name for n in spec.noise)),
             ("charge", (c.name for c in spec.charge if c.name not in following)),
         ]
         for kind, declared in groups:

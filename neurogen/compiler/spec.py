@@ -27,12 +27,14 @@ constants cpu cuda default_surrogate detach differentiable double dump_patches e
 float forward functional get_buffer get_extra_state get_parameter get_submodule half initial inputs
 ipu kernels learnable load_state_dict memories modules mtia multi_step_forward named_buffers
 named_children named_memories named_modules named_parameters neuronal_charge neuronal_fire
-neuronal_reset matrices parameter_names parameters prelude register_backward_hook register_buffer
+neuronal_reset noise_state noises matrices parameter_names parameters prelude random_starts
+register_backward_hook register_buffer
 register_forward_hook register_forward_pre_hook register_full_backward_hook
 register_full_backward_pre_hook register_load_state_dict_post_hook
 register_load_state_dict_pre_hook register_memory register_module register_parameter
-register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ reset self set_extra_state
-set_submodule shape share_memory single_step_forward state_dict states step step_mode store_v_seq
+register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ reset seed self
+set_extra_state set_submodule shape share_memory sharing single_step_forward state_dict states step
+step_mode store_v_seq
 super supported_backends surrogate_function to to_empty train training type v_float_to_tensor
 v_reset_may_be_none v_seq xpu zero_grad
 """
@@ -121,6 +123,15 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """A standard normal number for each neuron and time step; where not `eval`, 0 in eval()."""
+
+    name: str
+    kind: str = "normal"
+    eval: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fire:
     """When the neuron fires: `when` is a comparison, None for a neuron that never does."""
 
@@ -181,7 +192,7 @@ class Spec:
     dynamics: tuple[Assignment, ...] = ()
     scheme: Scheme | None = None
     charge: tuple[Assignment, ...] = ()
-    noise: tuple[tuple[str, str], ...] = ()
+    noise: tuple[Noise, ...] = ()
     fire: Fire | None = None
     reset: Reset = Reset()
     output: Equation | None = None

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-ABI = 2
+ABI = 3
 SURROGATE_PARAMETERS = 4
 
 
@@ -27,12 +27,14 @@ class Constant:
         uses: Parameters in it.
         value: It, as a function of a namespace of parameters and flags.
         when: The flags under which it is needed; None where always.
+        stepped: Whether it may differ from step to step: then its value may lead with T.
     """
 
     name: str
     uses: tuple[str, ...]
     value: Callable[[Any], Any]
     when: Callable[[Any], bool] | None = None
+    stepped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,10 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A value per neuron, maybe broadcast: neuron n reads element n // inner % count of `data`."""
+    """A value per neuron, maybe broadcast: neuron n reads element n // inner % count of `data`.
+
+    Where `data` has several times `count` elements, each time step has its own.
+    """
 
     data: Tensor
     inner: int
@@ -125,6 +130,11 @@ class Operand:
     def packed(self) -> tuple[int, int, int]:
         """As the kernel reads it."""
         return (self.data.data_ptr(), self.inner, self.count)
+
+    @property
+    def stride(self) -> int:
+        """Elements from one time step to the next; 0 where all steps read the same."""
+        return 0 if self.data.numel() == self.count else self.count
 
 
 def pack_floats(values: tuple[float, ...]) -> tuple[int, ...]:

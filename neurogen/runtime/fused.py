@@ -69,6 +69,9 @@ class Call:
     Attributes:
         differentiable: For each state, whether a gradient flows through it.
         sequences: For each state, whether its sequence is asked for.
+        stepped: For each constant, whether it may differ from step to step.
+        noise: Seed and time steps drawn before, int64 `[2]`, and bit k: noise k is drawn; None
+            for a neuron without noise.
     """
 
     engine: Engine
@@ -81,6 +84,8 @@ class Call:
     inputs: int
     differentiable: tuple[bool, ...]
     sequences: tuple[bool, ...]
+    stepped: tuple[bool, ...]
+    noise: tuple[Tensor, int] | None = None
 
     def forward_variant(self, dtype: torch.dtype) -> Variant:
         """The forward kernel for a storage type."""
@@ -98,16 +103,34 @@ class Call:
                        self.surrogate)  # fmt: skip
 
     def head(
-        self, steps: int, layout: Layout, every: int, operands: list[Operand], size: int
+        self, steps: int, layout: Layout, every: int, operands: list[Operand], size: int,
+        places: Tensor | None,
     ) -> list[int]:  # fmt: skip
         """The fields that both directions' arguments begin with."""
+        noise = []
+        if self.noise is not None:
+            state, on = self.noise
+            noise = [*state.tolist(), on, _pointer(places)]
         threads = self.engine.threads(steps * layout.neurons)
         uniform = all(operand.count == 1 for operand in operands[len(self.differentiable) :])
         streamed = self.engine.streams(steps * layout.neurons * size)
         return [
             steps, layout.neurons, threads, every, int(uniform), int(streamed),
-            *pack_floats(self.shape),
+            *pack_floats(self.shape), *noise,
         ]  # fmt: skip
+
+    def pack(self, operands: list[Operand]) -> list[int]:
+        """Initial states and constants as the kernels read them."""
+        packed: list[int] = []
+        stepped = (*(False for _ in self.differentiable), *self.stepped)
+        for operand, by_step in zip(operands, stepped, strict=True):
+            packed += operand.packed
+            packed += [operand.stride] * by_step
+        return packed
+
+    def places(self, layout: Layout, device: torch.device) -> Tensor | None:
+        """What a neuron's noise goes by, where that is not its place in memory."""
+        return None if self.noise is None else layout.places(device)
 
 
 def run(call: Call, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...],
@@ -170,11 +193,11 @@ class _Fused(torch.autograd.Function):
                 dtype=compute, device=first.device,
             )  # fmt: skip
         if layout.neurons:
-            arguments = call.head(steps, layout, every, operands, first.element_size())
+            places = call.places(layout, first.device)
+            arguments = call.head(steps, layout, every, operands, first.element_size(), places)
             for x, stride in rows:
                 arguments += (x.data_ptr(), stride)
-            for operand in operands:
-                arguments += operand.packed
+            arguments += call.pack(operands)
             arguments += (output.data_ptr(), _pointer(checkpoints))
             for final, sequence in zip(finals, sequences, strict=True):
                 arguments += (final.data_ptr(), _pointer(sequence))
@@ -228,17 +251,19 @@ class _Fused(torch.autograd.Function):
             for want, flows in zip(wants[count:], call.differentiable, strict=False)
         ]
         shares = [
-            call.engine.shares(layout.neurons, operand.count, constant) if want else None
-            for want, operand, constant in zip(
-                wants[count + states :], operands[states:], tensors[count + states :], strict=True
+            _each(call.engine.shares(layout.neurons, operand.count, constant), steps * by_step)
+            if want else None
+            for want, operand, constant, by_step in zip(
+                wants[count + states :], operands[states:], tensors[count + states :],
+                call.stepped, strict=True,
             )
-        ]
+        ]  # fmt: skip
         if layout.neurons:
-            arguments = call.head(steps, layout, every, operands, first.element_size())
+            places = call.places(layout, first.device)
+            arguments = call.head(steps, layout, every, operands, first.element_size(), places)
             for x, stride in rows:
                 arguments += (x.data_ptr(), stride)
-            for operand in operands:
-                arguments += operand.packed
+            arguments += call.pack(operands)
             arguments += (output_row.data_ptr(), output_stride, _pointer(checkpoints))
             for k in range(states):
                 arguments += (_pointer(grad_finals[k]), _pointer(grad_sequences[k]),
@@ -247,27 +272,36 @@ class _Fused(torch.autograd.Function):
             arguments += [_pointer(s) for s in shares]
             call.engine.backward(call.kernels, variant, layout.neurons, arguments, first.device)
 
-        def total(shares: Tensor | None, operand: Operand) -> Tensor:
-            summed = torch.zeros(operand.count, dtype=compute, device=first.device)
+        def total(shares: Tensor | None, operand: Operand, by_step: bool = False) -> Tensor:
+            size = operand.count * (steps if by_step else 1)
+            summed = torch.zeros(size, dtype=compute, device=first.device)
             if layout.neurons and shares is not None:
                 call.engine.sum(call.kernels, variant, shares, operand.inner, operand.count, summed)
+            if by_step and not operand.stride:  # all steps read the same
+                summed = summed.reshape(steps, -1).double().sum(0).to(compute)
             return summed
 
         results = [g if want else None for g, want in zip(grad_inputs, wants, strict=False)]
         for g, operand, tensor in zip(grad_states, operands, tensors[count:], strict=False):
             whole = g is None or tensor.shape == g.shape
             results.append(g if whole else total(g, operand).reshape(tensor.shape))
-        for s, operand, tensor in zip(
-            shares, operands[states:], tensors[count + states :], strict=True
+        for s, operand, tensor, by_step in zip(
+            shares, operands[states:], tensors[count + states :], call.stepped, strict=True
         ):
+            summed = None if s is None else total(s, operand, by_step)
             results.append(
-                None if s is None else layout.scatter(total(s, operand), operand, tensor.shape)
+                None if summed is None else layout.scatter(summed, operand, tensor.shape)
             )
         return (None, *results)
 
 
 def _pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _each(shares: Tensor, steps: int) -> Tensor:
+    """Memory for the shares of each of so many steps; 0 for one share of all."""
+    return shares.new_empty(steps * shares.numel()) if steps else shares
 
 
 def _dense(layout: Layout, sequence: Tensor) -> Tensor:

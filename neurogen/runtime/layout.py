@@ -60,29 +60,42 @@ class Layout:
         """A tensor that broadcasts to one time step, as kernels read it.
 
         Kernels index `n // inner % count`. That covers a tensor that varies over neighbouring
-        dimensions (a scalar, a channel, a neuron); any other is written out.
+        dimensions (a scalar, a channel, a neuron); any other is written out. One dimension more
+        than a time step has is that of the steps, and leads.
         """
         if value.numel() == 1:
             return Operand(value, 1, 1)
         order = self._order
-        wide = value.reshape((1,) * (len(order) - value.dim()) + value.shape).permute(order)
-        varying = [place for place, size in enumerate(wide.shape) if size > 1]
+        steps, own = _split(value.shape, len(order))
+        wide = value.reshape(*steps, *(1,) * (len(order) - len(own)), *own)
+        wide = wide.permute(*range(len(steps)), *(len(steps) + d for d in order))
+        shape = wide.shape[len(steps) :]
+        varying = [place for place, size in enumerate(shape) if size > 1]
         low, high = min(varying, default=0), max(varying, default=-1) + 1
         sizes = [self.shape[d] for d in order]
-        if any(wide.shape[place] != sizes[place] for place in range(low, high)):
-            return Operand(wide.expand(sizes).contiguous(), 1, self.neurons)
-        return Operand(wide.contiguous(), math.prod(sizes[high:]), value.numel())
+        if any(shape[place] != sizes[place] for place in range(low, high)):
+            return Operand(wide.expand(*steps, *sizes).contiguous(), 1, self.neurons)
+        return Operand(wide.contiguous(), math.prod(sizes[high:]), own.numel())
 
     def scatter(self, elements: Tensor, operand: Operand, shape: torch.Size) -> Tensor:
         """`operand` backwards: values of its elements, in the shape of the tensor it came from."""
-        order, written_out = self._order, operand.count != shape.numel()
-        aligned = (1,) * (len(order) - len(shape)) + tuple(shape)
+        order = self._order
+        steps, own = _split(shape, len(order))
+        written_out = operand.count != own.numel()
+        aligned = (1,) * (len(order) - len(own)) + tuple(own)
         sizes = self.shape if written_out else aligned
-        ordered = elements.reshape([sizes[d] for d in order])
-        full = ordered.permute([order.index(d) for d in range(len(order))])
+        ordered = elements.reshape(*steps, *(sizes[d] for d in order))
+        back = [len(steps) + order.index(d) for d in range(len(order))]
+        full = ordered.permute(*range(len(steps)), *back)
         if written_out:
-            full = full.double().sum_to_size(aligned).to(elements.dtype)
+            full = full.double().sum_to_size(*steps, *aligned).to(elements.dtype)
         return full.reshape(shape)
+
+    def places(self, device: torch.device) -> Tensor | None:
+        """Index of each neuron in a contiguous time step, in this order; None if it is its own."""
+        if self._holds(_dense(self.shape, range(len(self.shape)))):
+            return None
+        return self.step(torch.arange(self.neurons, device=device).reshape(self.shape))
 
     @property
     def _order(self) -> list[int]:
@@ -99,6 +112,12 @@ class Layout:
                 for size, mine, given in zip(self.shape, self.strides, strides, strict=True)
             )
         )
+
+
+def _split(shape: torch.Size, dims: int) -> tuple[torch.Size, torch.Size]:
+    """Dimensions of the time steps (none, or one), and of a value in one of them."""
+    lead = max(len(shape) - dims, 0)
+    return shape[:lead], shape[lead:]
 
 
 def layout_of(step_shape: torch.Size, strides: tuple[int, ...]) -> Layout:

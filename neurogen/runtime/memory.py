@@ -125,11 +125,11 @@ class MemoryModule(nn.Module):
             raise ValueError(f"{type(self).__name__}: the input has no time steps (T = 0)")
         return torch.stack(steps)
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor, **keywords: Any) -> Any:
         """Dispatch on `step_mode`."""
         if self._step_mode == "m":
-            return self.multi_step_forward(*inputs)
-        return self.single_step_forward(*inputs)
+            return self.multi_step_forward(*inputs, **keywords)
+        return self.single_step_forward(*inputs, **keywords)
 
     def extra_repr(self) -> str:
         """The step mode."""

@@ -23,6 +23,9 @@ from neurogen.runtime.prelude import Namespace
 from neurogen.runtime.surrogate import Surrogate
 
 State = dict[str, Any]
+#: Shape of what is learnt per channel `(C,)`, neuron `(*)` or step `(T,)`; a mapping of these words
+#: to shapes where a neuron learns in several ways.
+Shape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 
 
 class Neuron(BaseNode):
@@ -39,6 +42,9 @@ class Neuron(BaseNode):
         initial: Value of each state before the first step, from the parameters.
         bounds: What parameters must satisfy.
         learnable: `nn.Parameter`s that the neuron makes itself.
+        sharing: Parameters that may have a value per 'channel', 'neuron' or 'step'.
+        noises: Names of the noises, and whether each is drawn in eval(), too.
+        random_starts: Intervals from which initial states are drawn.
         v_reset_may_be_none: Whether None chooses a soft reset.
         kernels: Source text of the fused kernels.
     """
@@ -53,6 +59,9 @@ class Neuron(BaseNode):
     initial: ClassVar[Mapping[str, Any]] = {}
     bounds: ClassVar[Mapping[str, Bound]] = {}
     learnable: ClassVar[Mapping[str, Learnable]] = {}
+    sharing: ClassVar[Mapping[str, str]] = {}
+    noises: ClassVar[Mapping[str, bool]] = {}
+    random_starts: ClassVar[Mapping[str, tuple[float, float]]] = {}
     v_reset_may_be_none: ClassVar[bool] = False
     kernels: ClassVar[Kernels]
     surrogate_function: Surrogate
@@ -84,7 +93,7 @@ class Neuron(BaseNode):
         step_mode: str,
         backend: str,
         store_v_seq: bool,
-        shape: tuple[int, ...] | None = None,
+        shape: Shape | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(_memories={}, _starts={}, _constants={}, _resting=set(), _ready=False)
@@ -185,19 +194,30 @@ class Neuron(BaseNode):
                 shown = f"tensor{list(value.shape)}" if isinstance(value, Tensor) else value
                 raise ValueError(f"{type(self).__name__}: {name}={shown} must satisfy {bound.text}")
 
-    def _make_learnables(self, shape: tuple[int, ...] | None) -> None:
+    def _make_learnables(self, shape: Shape | None) -> None:
         namespace = Namespace(self)
         for name, entry in self.learnable.items():
             if not self._learns(name):
                 self._store(name, None)
                 continue
-            if entry.per != "layer" and shape is None:
-                raise ValueError(
-                    f"{type(self).__name__}: '{name}' is learnt per {entry.per}; give shape="
-                )
             value = torch.as_tensor(entry.init(namespace)).to(torch.get_default_dtype())
-            size = (1,) if entry.per == "layer" else tuple(shape or ())
+            size = (1,) if entry.per == "layer" else self._size(name, entry.per, shape)
             self._store(name, nn.Parameter(value.detach().expand(size).clone()))
+
+    def _size(self, name: str, per: str, shape: Shape | None) -> tuple[int, ...]:
+        """Shape of a learnable."""
+        kinds = {entry.per for entry in self.learnable.values()} - {"layer"}
+        if isinstance(shape, Mapping):
+            size = shape.get(per)
+        else:
+            size = shape if len(kinds) == 1 else None
+        if size is None:
+            wanted = {"channel": "(C,)", "neuron": "one time step's without N", "step": "(T,)"}[per]
+            how = wanted if len(kinds) == 1 else f"{{'{per}': {wanted}, ...}}"
+            raise ValueError(
+                f"{type(self).__name__}: '{name}' is learnt per {per}; give shape= {how}"
+            )
+        return tuple(size)
 
     def _learns(self, name: str) -> bool:
         """Whether a learnable exists with the present flags."""
@@ -213,7 +233,7 @@ class Neuron(BaseNode):
         return getattr(self, "v_reset", None) is not None
 
     def prelude(
-        self, dtype: torch.dtype, device: torch.device, dims: int = 0
+        self, dtype: torch.dtype, device: torch.device, dims: int = 0, steps: slice | None = None
     ) -> tuple[Tensor, ...]:
         """The constants of a call, once: float64 for numbers, the compute dtype for tensors.
 
@@ -221,8 +241,9 @@ class Neuron(BaseNode):
             dtype: Compute dtype.
             device: Of the inputs.
             dims: Dimensions of one time step.
+            steps: Which of the values per time step are read.
         """
-        given, exact = Namespace(self, dtype, device, dims), Namespace(self)
+        given, exact = Namespace(self, dtype, device, dims, steps), Namespace(self)
         return tuple(
             self._constant(index, constant, given, exact, (dtype, device))
             for index, constant in enumerate(self.constants)
@@ -252,6 +273,9 @@ class Neuron(BaseNode):
         """Every state at its initial value: numbers where the parameters are numbers."""
         namespace = Namespace(self)
         for state in self.states:
+            if state in self.random_starts:  # drawn when there is an input, and so a shape
+                self._memories[state] = None
+                continue
             value = torch.as_tensor(self.initial[state](namespace)).detach()
             self._memories[state] = value if value.dim() else float(value)
         self._resting.update(self.states)
@@ -296,18 +320,21 @@ class Neuron(BaseNode):
         self.__dict__["_backend"] = value
 
     def functional(
-        self, *inputs: Tensor, state: State | None = None, sequences: tuple[str, ...] = ()
-    ) -> tuple[Tensor, State]:
+        self, *inputs: Tensor, state: State | None = None, sequences: tuple[str, ...] = (),
+        t: int | None = None,
+    ) -> tuple[Tensor, State]:  # fmt: skip
         """The neuron as a pure function: nothing is remembered.
 
         Args:
             inputs: `[T, N, *]` each, floating, of one shape, dtype and device.
             state: Value of each state before the first step; those not named start at rest.
             sequences: States whose potentials of all time steps are asked for.
+            t: Where parameters per time step begin to be read; without it their length is T.
 
         Returns:
             Outputs `[T, N, *]` in the inputs' dtype, and the states after the last step in the
-            compute dtype; asked-for sequences stand there as `v_seq`, `[T, N, *]`.
+            compute dtype; asked-for sequences stand there as `v_seq`, `[T, N, *]`. Neurons with
+            noise give back, and take, a `noise_state`.
         """
         self._check_inputs(inputs)
         given = self._check_state(state or {})
@@ -317,17 +344,19 @@ class Neuron(BaseNode):
             isinstance(v, Tensor) and v.dtype == torch.float64 and v.dim() for v in given.values()
         )
         compute = torch.float64 if wide else torch.float32
-        constants = self.prelude(compute, device, len(step))
-        self._check_constants(constants, step)
+        constants = self.prelude(compute, device, len(step), self._steps(first.shape, t))
+        self._check_constants(constants, first.shape)
+        chance = self._chance(state or {})
         namespace = Namespace(self, compute, device, len(step))
         states = tuple(
             self._given(name, given[name], first, compute) if name in given
-            else self._initial(name, namespace, step)
+            else self._initial(name, namespace, step, chance)
             for name in self.states
         )  # fmt: skip
         chosen = self._choose(device)
         if chosen == "torch":
-            outputs, finals, kept = self._eager(inputs, states, constants, sequences)
+            drawn = self._draw(chance, first, compute)
+            outputs, finals, kept = self._eager(inputs, states, constants, sequences, drawn)
         else:
             surrogate = self.surrogate_function
             call = Call(
@@ -335,6 +364,8 @@ class Neuron(BaseNode):
                 tuple((flag, bool(getattr(self, flag))) for flag in self.flags), self.detach_reset,
                 surrogate.spiking, type(surrogate).kernel, surrogate.arguments, len(inputs),
                 self.differentiable, tuple(name in sequences for name in self.states),
+                tuple(constant.stepped for constant in self.constants),
+                (chance, self._drawn()) if chance is not None and self.noises else None,
             )  # fmt: skip
             if wide:
                 inputs = tuple(x.to(compute) for x in inputs)
@@ -344,7 +375,45 @@ class Neuron(BaseNode):
         result: State = dict(zip(self.states, finals, strict=True))
         names = [name for name in self.states if name in sequences]
         result |= {f"{name}_seq": value for name, value in zip(names, kept, strict=True)}
+        if chance is not None:
+            result["noise_state"] = torch.stack([chance[0], chance[1] + first.shape[0]])
         return outputs, result
+
+    # Of chance there is none here; `StochasticNeuron` has it.
+
+    def _chance(self, state: State) -> Tensor | None:
+        """Seed and time steps drawn before, int64 `[2]`."""
+        return None
+
+    def _drawn(self) -> int:
+        """Bit k: noise k is not 0."""
+        return 0
+
+    def _draw(self, chance: Tensor | None, first: Tensor, compute: torch.dtype) -> list[Tensor]:
+        """Noise `[T, N, *]` for inputs like `first`, by name in order."""
+        return []
+
+    def _steps(self, shape: torch.Size, t: int | None) -> slice:
+        """Which values per time step a call reads; `shape` is `[T, N, *]`."""
+        steps, name = shape[0], type(self).__name__
+        if t is not None and "step" not in self.sharing.values():
+            raise TypeError(f"{name} takes no t=: none of its parameters is `per: step`")
+        for parameter, per in self.sharing.items():
+            value = self._current(parameter)
+            if not isinstance(value, Tensor) or value.numel() == 1:
+                continue
+            if per == "channel" and len(shape) < 3:
+                raise ValueError(
+                    f"{name}: {parameter} has a value per channel, dimension 1 of [N, C, *]; the "
+                    f"input of a time step has shape {list(shape[1:])}"
+                )
+            if per == "step" and (len(value) != steps if t is None else (
+                not 0 <= t <= len(value) - steps)):  # fmt: skip
+                raise ValueError(
+                    f"{name}: {parameter} has values for {len(value)} time steps, asked for are "
+                    f"{steps} from t={t}; mode 'm' takes all of them, in mode 's' give t=0, 1, ..."
+                )
+        return slice(t or 0, (t or 0) + steps)
 
     def _choose(self, device: torch.device) -> str:
         """The backend of a call."""
@@ -390,22 +459,28 @@ class Neuron(BaseNode):
     def _check_state(self, state: State) -> State:
         """The given states; sequences that an earlier call returned beside them are passed over."""
         for name in state:
-            if name not in self.states and name.removesuffix("_seq") not in self.states:
+            chance = name == "noise_state" and (self.noises or self.random_starts)
+            if not chance and name.removesuffix("_seq") not in self.states:
                 raise ValueError(
                     f"{type(self).__name__} has no state '{name}'; its states are "
                     f"{', '.join(self.states)}"
                 )
         return {n: v for n, v in state.items() if n in self.states and v is not None}
 
-    def _check_constants(self, constants: tuple[Tensor, ...], step: torch.Size) -> None:
+    def _check_constants(self, constants: tuple[Tensor, ...], shape: torch.Size) -> None:
+        step = shape[1:]
         for constant, value in zip(self.constants, constants, strict=True):
-            if value.numel() != 1 and not _broadcasts(value.shape, step):
+            by_step = constant.stepped and value.dim() == len(shape)
+            whole = shape if by_step else step
+            if value.numel() != 1 and not _broadcasts(value.shape, whole):
                 raise ValueError(
                     f"{type(self).__name__}: {constant.name} has shape {list(value.shape)}, which "
                     f"does not broadcast to one time step of the input, {list(step)}"
                 )
 
-    def _initial(self, name: str, namespace: Namespace, step: torch.Size) -> Tensor:
+    def _initial(
+        self, name: str, namespace: Namespace, step: torch.Size, chance: Tensor | None
+    ) -> Tensor:
         """A state at rest as the kernels take it: 0-dim, or of one time step's shape."""
         value = torch.as_tensor(self.initial[name](namespace))
         value = value.to(namespace._device, namespace._dtype)
@@ -437,21 +512,24 @@ class Neuron(BaseNode):
 
     def _eager(
         self, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...],
-        constants: tuple[Tensor, ...], sequences: tuple[str, ...],
+        constants: tuple[Tensor, ...], sequences: tuple[str, ...], drawn: list[Tensor],
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:  # fmt: skip
         """The torch backend: the generated step, T times."""
         flags = [bool(getattr(self, flag)) for flag in self.flags]
         first, compute = inputs[0], states[0].dtype
         shape = first.shape[1:]
         current = tuple(fn.spread(s, shape) for s in states)
-        constants = tuple(fn.spread(c, shape) if c.requires_grad else c for c in constants)
+        by_step = [c.unbind(0) if c.dim() > len(shape) else (c,) for c in constants]
+        read = [[fn.spread(c, shape) if c.requires_grad else c for c in cs] for cs in by_step]
         outputs: list[Tensor] = []
         kept: list[list[Tensor]] = [[] for name in self.states if name in sequences]
-        for xs in zip(*(x.unbind(0) for x in inputs), strict=True):
+        for t, xs in enumerate(zip(*(x.unbind(0) for x in inputs), strict=True)):
             wide = [x.to(compute) for x in xs]
+            now = [cs[min(t, len(cs) - 1)] for cs in read]
             output, *after = self.step(
-                *wide, *current, *constants, self.surrogate_function, self.detach_reset, *flags
-            )
+                *wide, *current, *(xi[t] for xi in drawn), *now, self.surrogate_function,
+                self.detach_reset, *flags,
+            )  # fmt: skip
             current = tuple(after)
             outputs.append(output.to(first.dtype))
             wanted = (s for n, s in zip(self.states, current, strict=True) if n in sequences)
@@ -461,7 +539,7 @@ class Neuron(BaseNode):
 
     @staticmethod
     def step(*arguments: Any) -> tuple[Tensor, ...]:
-        """One step in torch: inputs, states, constants, surrogate, flags -> output, states."""
+        """One step: inputs, states, noise, constants, surrogate, flags -> output, states."""
         raise TypeError("a generated neuron defines its step")
 
     def multi_step_forward(self, *inputs: Tensor) -> Tensor:
@@ -469,8 +547,13 @@ class Neuron(BaseNode):
         sequences = ("v",) if self.store_v_seq and "v" in self.states else ()
         return self._advance(inputs, sequences)
 
-    def single_step_forward(self, *inputs: Tensor) -> Tensor:
-        """One time step `[N, *]`, continuing from the present state."""
+    def single_step_forward(self, *inputs: Tensor, t: int | None = None) -> Tensor:
+        """One time step `[N, *]`, continuing from the present state.
+
+        Args:
+            inputs: `[N, *]` each.
+            t: Which value of parameters that have one per time step.
+        """
         for label, x in zip(self.inputs, inputs, strict=False):
             if isinstance(x, Tensor) and not x.dim():
                 raise ValueError(
@@ -478,15 +561,23 @@ class Neuron(BaseNode):
                     "is a single number"
                 )
         steps = tuple(x.unsqueeze(0) if isinstance(x, Tensor) else x for x in inputs)
-        return self._advance(steps, ()).squeeze(0)
+        return self._advance(steps, (), t).squeeze(0)
 
-    def _advance(self, inputs: tuple[Tensor, ...], sequences: tuple[str, ...]) -> Tensor:
-        memories = self._memories
-        state = {name: memories[name] for name in self.states if name not in self._resting}
-        outputs, following = self.functional(*inputs, state=state, sequences=sequences)
-        memories.update(following)
-        self._resting.clear()
+    def _advance(
+        self, inputs: tuple[Tensor, ...], sequences: tuple[str, ...], t: int | None = None
+    ) -> Tensor:
+        state = self._present()
+        outputs, following = self.functional(*inputs, state=state, sequences=sequences, t=t)
+        self._remember(following)
         return outputs
+
+    def _present(self) -> State:
+        """The states as they are; those at rest are left out."""
+        return {n: self._memories[n] for n in self.states if n not in self._resting}
+
+    def _remember(self, following: State) -> None:
+        self._memories.update(following)
+        self._resting.clear()
 
     def extra_repr(self) -> str:
         """Threshold, reset, mode, backend and the neuron's own parameters."""

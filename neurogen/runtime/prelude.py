@@ -29,7 +29,8 @@ class Namespace:
         node: Whose.
         dtype: Of parameters that are tensors.
         device: Of those that are numbers.
-        dims: Dimensions of one time step, which place a parameter that is learnt per channel.
+        dims: Dimensions of one time step, which place a parameter per channel or step.
+        steps: Which values per time step are read; all by default.
     """
 
     def __init__(
@@ -38,8 +39,10 @@ class Namespace:
         dtype: torch.dtype = torch.float64,
         device: torch.device = CPU,
         dims: int = 0,
+        steps: slice | None = None,
     ) -> None:
         self._node, self._dtype, self._device, self._dims = node, dtype, device, dims
+        self._steps = steps or slice(None)
         self._exponentials: dict[str, Tensor] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -49,13 +52,17 @@ class Namespace:
         value = node._current(name)
         if value is None:
             return math.nan
-        entry = node.learnable.get(name)
+        entry, per = node.learnable.get(name), node.sharing.get(name)
         if isinstance(value, Tensor):
             value = value.to(self._dtype)
             if not value.dim():
                 value = value.reshape(1)
-            elif entry is not None and entry.per == "channel" and value.dim() == 1:
+            elif per == "channel" and value.dim() == 1:
                 value = value.reshape(-1, *[1] * (self._dims - 2))  # dim 1 of [N, C, *]
+            elif per == "step" and value.numel() > 1:  # T leads, the rest is as for one step
+                value = value[self._steps]
+                rest = value.shape[1:]
+                value = value.reshape(-1, *[1] * (self._dims - len(rest)), *rest)
         else:
             value = self.number_(value)
         return value if entry is None else TRANSFORMS[entry.transform](value, entry.bounds)

@@ -77,9 +77,10 @@ def sum(  # noqa: A001 - the engine's name for it
     kernels: Kernels, variant: Variant, shares: Tensor, inner: int, count: int, total: Tensor
 ) -> None:
     """Sum shares in a fixed order, the same for any number of threads."""
-    members = shares.numel() // count
-    partial = torch.empty(count, dtype=torch.float64)
-    packed = (shares.data_ptr(), members, inner, count, 1, partial.data_ptr(), total.data_ptr())
+    steps, members = total.numel() // count, shares.numel() // total.numel()
+    partial = torch.empty(total.numel(), dtype=torch.float64)
+    packed = (shares.data_ptr(), steps, members, inner, count, 1, partial.data_ptr(),
+              total.data_ptr())  # fmt: skip
     built = library(kernels, variant)
     blocks = shares.dtype == torch.float64 and (variant.io != "double" or count == 1)
     run = built.sum_blocks if blocks else built.sum_neurons

@@ -107,13 +107,14 @@ def sum(  # noqa: A001 - the engine's name for it
     kernels: Kernels, variant: Variant, shares: Tensor, inner: int, count: int, total: Tensor
 ) -> None:
     """Sum shares in a fixed order, in two passes."""
-    members = shares.numel() // count
+    elements = total.numel()
+    steps, members = elements // count, shares.numel() // elements
     chunks = max(1, min(CHUNKS, members))
-    partial = torch.empty(count * chunks, dtype=torch.float64, device=shares.device)
-    packed = [shares.data_ptr(), members, inner, count, chunks, partial.data_ptr(),
+    partial = torch.empty(elements * chunks, dtype=torch.float64, device=shares.device)
+    packed = [shares.data_ptr(), steps, members, inner, count, chunks, partial.data_ptr(),
               total.data_ptr()]  # fmt: skip
-    _launch(kernels, variant, "sum_chunks", packed, count * chunks, shares.device)
-    _launch(kernels, variant, "sum_partials", packed, count, shares.device)
+    _launch(kernels, variant, "sum_chunks", packed, elements * chunks, shares.device)
+    _launch(kernels, variant, "sum_partials", packed, elements, shares.device)
 
 
 def _launch(

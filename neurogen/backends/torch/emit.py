@@ -14,7 +14,7 @@ from neurogen.compiler.passes import kept_rows
 from neurogen.compiler.program import DETACH_RESET, Assign, Program
 from neurogen.compiler.surrogates import TABLE
 
-ABI = 2  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
+ABI = 3  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
 
 
 def emit(model: Model, program: Program) -> Artefact:
@@ -42,8 +42,10 @@ def emit(model: Model, program: Program) -> Artefact:
         for p in model.parameters if p.name in ("v_threshold", "v_reset", "dt")
     ]  # fmt: skip
     step_names = [
-        *program.inputs, *(s.name for s in program.states), *(c.name for c in program.constants),
+        *program.inputs, *(s.name for s in program.states), *(n.name for n in program.noise),
+        *(c.name for c in program.constants),
     ]  # fmt: skip
+    starts, sharing = _random_starts(model), _sharing(model)
     signature = [safe(name) for name in step_names] + ["surrogate", DETACH_RESET, *program.flags]
     return Artefact(
         "__init__.py",
@@ -64,6 +66,9 @@ def emit(model: Model, program: Program) -> Artefact:
                 "kept": repr(tuple(kept_rows(program).values())),
                 "differentiable": repr(tuple(s.differentiable for s in program.states)),
                 "flags": _tuple(program.flags),
+                "noises": repr({n.name: n.eval for n in program.noise}) if program.noise else "",
+                "random_starts": repr(starts) if starts else "",
+                "sharing": repr(sharing) if sharing else "",
                 "parameter_names": _tuple(
                     (*(p.name for p in model.parameters), *(w.name for w in spec.learnable))
                 ),
@@ -73,7 +78,8 @@ def emit(model: Model, program: Program) -> Artefact:
                         "name": c.name,
                         "uses": _tuple(_uses(c.expression, program)),
                         "value": prelude.show(c.expression),
-                        "when": "" if c.when is None else f", {when(c.when)}",
+                        "when": ("" if c.when is None else f", {when(c.when)}")
+                        + ", stepped=True" * c.stepped,
                     }
                     for c in program.constants
                 ],
@@ -82,7 +88,8 @@ def emit(model: Model, program: Program) -> Artefact:
                     for m in program.matrices
                 ],
                 "initial": [
-                    {"name": s.name, "value": prelude.show(s.initial)} for s in program.states
+                    {"name": s.name, "value": prelude.show(s.initial)}
+                    for s in program.states if s.name not in starts
                 ],
                 "bounds": [
                     {
@@ -102,6 +109,7 @@ def emit(model: Model, program: Program) -> Artefact:
                     for w in spec.learnable
                 ],
                 "arguments": arguments,
+                "takes_seed": bool(program.noise or starts),
                 "takes_shape": any(w.per != "layer" for w in spec.learnable),
                 "step_arguments": ", ".join(f"{name}: Any" for name in signature),
                 "step_lines": _statements(program.step.body, step),
@@ -109,6 +117,17 @@ def emit(model: Model, program: Program) -> Artefact:
             },
         ),
     )  # fmt: skip
+
+
+def _random_starts(model: Model) -> dict[str, tuple[float, float]]:
+    """The intervals from which initial states are drawn."""
+    return {s.name: s.uniform for s in model.spec.states if s.uniform is not None}
+
+
+def _sharing(model: Model) -> dict[str, str]:
+    """What has one value per channel, neuron or step."""
+    entries = (*model.spec.parameters, *model.spec.learnable)
+    return {entry.name: entry.per for entry in entries if entry.per != "layer"}
 
 
 def _uses(expression: Expression, program: Program) -> list[str]:
@@ -183,6 +202,11 @@ def _class_doc(model: Model) -> str:
         "    backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.",
         "    store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.",
     ]
+    kinds = sorted({w.per for w in spec.learnable} - {"layer"})
+    if kinds:
+        lines.append(f"    shape: Of what is learnt per {' and per '.join(kinds)}.")
+    if model.noise or _random_starts(model):
+        lines.append("    seed: Of every random number; None takes a new one at each `reset()`.")
     for w in spec.learnable:
         lines += ["", f"Learnable: {w.name} ({w.doc or f'starts at {infix(w.init.expression)}'})"]
     body = docstring("\n".join(lines))

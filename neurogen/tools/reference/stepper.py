@@ -145,7 +145,10 @@ class Reference:
             if read_flag(entry.get("integer", "false")):
                 self.integers.add(name)
         self.kernels = {name: parse(h, self.flags) for name, h in spec.get("kernels", {}).items()}
-        self.noise: dict[str, str] = spec.get("noise", {})
+        self.noise: dict[str, str] = {
+            name: str(long_form(short, "kind", "eval")["kind"])
+            for name, short in spec.get("noise", {}).items()
+        }
         self.fire = read_fire(spec.get("fire", "v >= v_threshold"), self._parse)
         self._read_resets(spec.get("reset", "auto"))
         let, charge = spec.get("let", {}), spec.get("charge", {})

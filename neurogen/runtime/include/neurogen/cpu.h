@@ -121,6 +121,17 @@ inline void write_share(void* shares, const Operand<real>& operand, const real* 
   static_cast<double*>(shares)[first / LANES] = sum;
 }
 
+// The same of one time step, where the constant has a value for each: `shares[step][block or neuron]`.
+template <typename real>
+inline void write_share_of_step(void* shares, const Steps<real>& operand, const real* sums,
+                                int64_t step, int64_t neurons, int64_t first, int64_t lanes) {
+  const bool shared = operand.count == 1;
+  const int64_t row = step * (shared ? (neurons + LANES - 1) / LANES : neurons);
+  void* const place = shared ? static_cast<void*>(static_cast<double*>(shares) + row)
+                             : static_cast<void*>(static_cast<real*>(shares) + row);
+  write_share(place, operand.at(0), sums, first, lanes);
+}
+
 // Memory of one thread, aligned to cache lines.
 template <typename real>
 struct Scratch {

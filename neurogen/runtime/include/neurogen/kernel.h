@@ -1,6 +1,6 @@
 // What every generated kernel needs around its equations, as C++ and as CUDA text:
 // the types of the arguments, storage formats, broadcasting, and the ordered sum of gradients.
-// ABI 2: change runtime/abi.py with it.
+// ABI 3: change runtime/abi.py with it.
 #pragma once
 
 #include "neurogen/math.h"
@@ -83,21 +83,34 @@ struct Operand {
   }
 };
 
+// The same where the value may change from step to step; then `stride` is `count`, else 0.
+template <typename real>
+struct Steps {
+  const real* data;
+  int64_t inner, count, stride;
+  NEUROGEN_MEMBER Operand<real> at(int64_t step) const {
+    return {data + step * stride, inner, count};
+  }
+};
+
 // The gradient of an operand sums, for each element, the shares of the neurons that read it, in a
 // fixed order: chunk c of `chunks` takes members c, c + chunks, …, then the chunks are added in turn.
+// Of a value per step there are `steps` times `count` elements, and the shares of each step.
 template <typename Share, typename Total>
 struct Sum {
   const Share* shares;  // one per neuron (or per block of neurons)
-  int64_t members, inner, count, chunks;
-  double* partial;  // [count, chunks]
-  Total* total;     // [count]
+  int64_t steps, members, inner, count, chunks;
+  double* partial;  // [steps, count, chunks]
+  Total* total;     // [steps, count]
 };
 
 template <typename Share, typename Total>
 NEUROGEN_FN double sum_chunk(const Sum<Share, Total>& a, int64_t element, int64_t chunk) {
+  const Share* const shares = a.shares + element / a.count * a.members * a.count;
+  const int64_t place = element % a.count * a.inner;
   double sum = 0;
   for (int64_t m = chunk; m < a.members; m += a.chunks)
-    sum += double(a.shares[m / a.inner * a.inner * a.count + element * a.inner + m % a.inner]);
+    sum += double(shares[m / a.inner * a.inner * a.count + place + m % a.inner]);
   return sum;
 }
 
