@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from neurogen.loading import load_text
 from neurogen.nn import surrogate as surrogates
 from neurogen.runtime.neuron import Neuron
+from neurogen.runtime.noise import normal
+from neurogen.runtime.stochastic import StochasticNeuron
 from neurogen.tools.reference import Reference, Run
+from neurogen.tools.reference import noise as own_noise
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BACKENDS = ("torch", "cpp", "cupy")
@@ -32,6 +35,8 @@ GRADIENT_LIMIT = {torch.float64: 1e-10, torch.float32: 1e-5}
 ROUNDING_LIMIT = 1e-3
 #: States and outputs of steps with transcendental functions, likewise.
 STATE_LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5}
+#: Noise, which is float32: its logarithm and cosine round, and the argument of the cosine.
+NOISE_LIMIT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +119,17 @@ def compare(text: str, case: Case, problem: Problem) -> Comparison:
         for name, value in constructor_values(node).items()
     }
     reference = reference_of(text, case, arguments)
-    inputs, state = make_inputs(node, reference, case, problem, compute)
+    chance = make_chance(node, problem, compute)
+    inputs, state = make_inputs(node, reference, case, problem, compute, chance)
     tested = _run(node, inputs, state, tuple(reference.initial))
+    state = chance.starts | state
     states = {name: value.detach() for name, value in state.items()}
-    same = reference.run([x.detach() for x in inputs], states, dtype=compute)
+    same = reference.run([x.detach() for x in inputs], states, dtype=compute, noise=chance.noise)
     comparison = Comparison(rate=float(tested.output.detach().double().mean()) if (
         tested.output.numel()) else 0.0)  # fmt: skip
+    for name, own in chance.own.items():
+        error = distance(chance.noise[name], own)
+        comparison.findings.append(Finding(f"noise {name}", error, NOISE_LIMIT))
     exact = is_arithmetic(text)
     limit = 0.0 if exact else STATE_LIMIT[compute]
     wanted = same.outputs.detach().to(case.dtype)
@@ -134,7 +144,7 @@ def compare(text: str, case: Case, problem: Problem) -> Comparison:
         comparison.findings.append(
             Finding("v_seq", distance(tested.final["v_seq"], same.sequences["v"].detach()), limit)
         )
-    run = (reference, inputs, state, arguments, same, tested.weights)
+    run = (reference, inputs, state, arguments, same, tested.weights, chance.noise)
     expected = _reference_gradients(*run, torch.float64)
     own: dict[str, Tensor] | None = None
     for name, gradient in tested.gradients.items():
@@ -185,6 +195,11 @@ def build(text: str, case: Case, problem: Problem) -> Neuron:
     keywords: dict[str, Any] = {**dict(case.flags), "step_mode": "m"}
     if cls.v_reset_may_be_none:
         keywords["v_reset"] = None if case.reset == "soft" else 0.0
+    steps, *rest = problem.steps, *problem.shape[1:]
+    if any(entry.per != "layer" for entry in cls.learnable.values()):
+        keywords["shape"] = {"step": (steps,), "channel": tuple(rest[:1]) or (1,), "neuron": rest}
+    if issubclass(cls, StochasticNeuron):
+        keywords["seed"] = problem.seed
     with emulation(case.backend):
         node: Neuron = cls(
             surrogate_function=surrogate, detach_reset=case.detach_reset, backend=case.backend,
@@ -197,7 +212,9 @@ def build(text: str, case: Case, problem: Problem) -> Neuron:
             value = node._current(name)
             uses = {use for constant in cls.constants for use in constant.uses}
             if isinstance(value, float) and name in uses:
-                size = problem.shape if problem.learnt == "neuron" else (1,)
+                size = (1,) if problem.learnt == "scalar" else {
+                    "step": (steps,), "channel": tuple(rest[:1]) or (1,),
+                }.get(cls.sharing.get(name, ""), problem.shape)  # fmt: skip
                 spread = 1 + 0.05 * torch.rand(size, generator=generator, dtype=torch.float64)
                 setattr(node, name, nn.Parameter((value * spread).to(dtype)))
     for parameter in node.parameters():
@@ -251,9 +268,36 @@ def emulation(backend: str) -> Iterator[None]:
         yield
 
 
+@dataclass(slots=True)
+class Chance:
+    """What a node draws: its noise, the same numbers by the reference, random initial states."""
+
+    noise: dict[str, Tensor]
+    own: dict[str, Tensor]
+    starts: dict[str, Tensor]
+
+
+def make_chance(node: Neuron, problem: Problem, compute: torch.dtype) -> Chance:
+    """The numbers of a run: the reference takes the node's, once they are held against its own."""
+    chance = Chance({}, {}, {})
+    if not isinstance(node, StochasticNeuron):
+        return chance
+    seed, steps, shape = node.seed, problem.steps, torch.Size(problem.shape)
+    for stream, name in enumerate(node.noises):
+        chance.noise[name] = normal(node.noise_state, stream, steps, shape, torch.device("cpu"))
+        chance.own[name] = own_noise.normal(seed, 0, steps, shape, stream)
+    for stream, (name, (low, high)) in enumerate(node.random_starts.items(), len(node.noises)):
+        unit = own_noise.uniform(seed, shape, stream).to(compute)
+        chance.starts[name] = low + (high - low) * unit
+        if not node.differentiable[node.states.index(name)]:
+            chance.starts[name] = chance.starts[name].floor()
+    return chance
+
+
 def make_inputs(
-    node: Neuron, reference: Reference, case: Case, problem: Problem, compute: torch.dtype
-) -> tuple[list[Tensor], dict[str, Tensor]]:
+    node: Neuron, reference: Reference, case: Case, problem: Problem, compute: torch.dtype,
+    chance: Chance,
+) -> tuple[list[Tensor], dict[str, Tensor]]:  # fmt: skip
     """Random inputs of a size that makes the neuron fire, and a random state near rest."""
     generator = torch.Generator().manual_seed(problem.seed + 1)
     size = (problem.steps, *problem.shape)
@@ -265,7 +309,9 @@ def make_inputs(
         if problem.dyadic:
             xs = [torch.round(x * 8) / 8 for x in xs]
         inputs = [_laid_out(x.to(case.dtype), problem.layout) for x in xs]
-        run = reference.run([x.detach() for x in inputs], dtype=compute)
+        run = reference.run(
+            [x.detach() for x in inputs], chance.starts, dtype=compute, noise=chance.noise
+        )
         if not float(run.outputs.detach().double().mean()) < 0.02:
             break
     if problem.given_state:
@@ -347,7 +393,8 @@ def _run(
 
 def _reference_gradients(
     reference: Reference, inputs: list[Tensor], state: Mapping[str, Tensor],
-    arguments: Mapping[str, Any], same: Run, weights: Mapping[str, Tensor], dtype: torch.dtype,
+    arguments: Mapping[str, Any], same: Run, weights: Mapping[str, Tensor],
+    noise: Mapping[str, Tensor], dtype: torch.dtype,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Gradients of the same loss by autograd, every comparison forced to the tested outcome."""
     xs = [x.detach().to(dtype).requires_grad_() for x in inputs]
@@ -355,7 +402,7 @@ def _reference_gradients(
         name: value.detach().to(dtype).requires_grad_(value.requires_grad)
         for name, value in state.items()
     }
-    run = reference.run(xs, starts, dtype=dtype, forced=same.decisions)
+    run = reference.run(xs, starts, dtype=dtype, noise=noise, forced=same.decisions)
     final = {name: run.sequences[name][-1] for name in run.sequences}
     final |= {n: s for n, s in run.state.items() if n not in final}
     if "v_seq" in weights:
