@@ -20,6 +20,7 @@ from neurogen.loading import load
 from neurogen.nn import surrogate
 from neurogen.runtime.abi import Variant
 from neurogen.runtime.fused import IO_TYPES
+from neurogen.tools.verify import sizes_of
 
 SPECS = sorted(path.stem for path in (Path(__file__).parents[1] / "specs").glob("*.yaml"))
 every = pytest.mark.parametrize("stem", SPECS)
@@ -46,7 +47,8 @@ def variants(stem: str) -> Iterator[Variant]:
 def one_unit(stem: str) -> str:
     """All variants as one translation unit: a namespace each, and names of their own."""
     text = load(stem).kernels.text("kernels.cpp")
-    parts = ['#include "neurogen/cpu.h"\n#include "neurogen/surrogate.h"\n']
+    headers = ("cpu", "noise", "surrogate")
+    parts = ["".join(f'#include "neurogen/{header}.h"\n' for header in headers)]
     exported = ("forward", "backward", "sum_blocks", "sum_neurons")
     for index, variant in enumerate(variants(stem)):
         macros = (*variant.macros, *((name, f"{name}_{index}") for name in exported))
@@ -147,7 +149,8 @@ def test_a_gpu_computes_the_same_bits(stem: str) -> None:
     sizes = [(3, 263), (2, 4, 5, 7), (1,), (0,)]
     for dtype, keywords, shape in itertools.product(IO_TYPES, resets, sizes):
         compute = torch.float64 if dtype == torch.float64 else torch.float32
-        node = cls(step_mode="m", backend="cpp", store_v_seq=True, **keywords).to(compute)
+        more = keywords | sizes_of(cls, 23, shape)
+        node = cls(step_mode="m", backend="cpp", store_v_seq=True, **more).to(compute)
         used = {name for constant in cls.constants for name in constant.uses}
         for name in cls.parameter_names:
             if isinstance(getattr(node, name), float) and name in used:

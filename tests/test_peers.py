@@ -236,8 +236,7 @@ def agree(pair: Pair, dtype: torch.dtype, steps: int = 24, *, binary: bool = Tru
         gradients.append(torch.autograd.grad(loss, leaves))
     for name, a, b in zip(("x", *pair.parameters), *gradients, strict=True):
         assert float(b.abs().max()) > 0, f"the peer's gradient of {name} is 0: nothing is compared"
-        theirs_in_all = b.sum() if b.numel() > a.numel() else b  # where they have one for each step
-        close(f"gradient of {name}", a.reshape(-1), theirs_in_all.reshape(-1))
+        close(f"gradient of {name}", a.reshape(-1), b.reshape(-1))
 
 
 def close(what: str, ours: Tensor, theirs: Tensor) -> None:
@@ -392,15 +391,20 @@ def test_clif(jelly: Any, backend: str, dtype: torch.dtype) -> None:
     agree(Pair(ours, theirs, ("v", "m")), dtype)
 
 
-def test_glif(jelly: Any, backend: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("channels", [None, 3])
+def test_glif(jelly: Any, backend: str, dtype: torch.dtype, channels: int | None) -> None:
     steps = 8
-    ours = zoo("glif", backend).to(dtype)
-    theirs = jelly.GatedLIFNode(T=steps, init_linear_decay=1 / 16).to(dtype)
+    ours = zoo("glif", backend, shape=(steps,)).to(dtype)
+    theirs = jelly.GatedLIFNode(T=steps, inplane=channels, init_linear_decay=1 / 16).to(dtype)
     names = {name: name for name in ("alpha", "beta", "gamma", "tau", "v_threshold", "v_subreset")}
     names |= {"leak": "linear_decay", "conduct": "conduct"}
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
+        theirs.conduct += torch.randn(theirs.conduct.shape, generator=generator)
         for mine, other in names.items():
-            getattr(ours, mine).copy_(getattr(theirs, other).flatten()[:1])
+            value = getattr(theirs, other).detach()
+            value = value[..., None, None] if channels else value.reshape(-1)
+            setattr(ours, mine, nn.Parameter(value.clone()))
     parameters = {m: (getattr(ours, m), getattr(theirs, o)) for m, o in names.items()}
     agree(Pair(ours, of_jelly(theirs), parameters=parameters, ndim=4), dtype, steps)
 

@@ -19,6 +19,7 @@ from neurogen.backends import toolchain
 from neurogen.compiler.surrogates import TABLE
 from neurogen.loading import load
 from neurogen.nn import surrogate
+from neurogen.tools.verify import sizes_of
 
 #: Spikes in levels are rounded straight through: their gradient is no derivative, by definition.
 SPECS = sorted(
@@ -73,7 +74,7 @@ def variants(stem: str, long: bool) -> list[dict[str, Any]]:
     """Keywords: both resets, the first with every flag as it is, the last with all flipped."""
     cls = load(stem)
     resets = [{}, {"v_reset": None}] if cls.v_reset_may_be_none else [{}]
-    plain = cls()
+    plain = cls(**sizes_of(cls, STEPS, (NEURONS,)))
     flags = [flag for flag in cls.flags if flag != "hard_reset"]
     default = {flag: getattr(plain, flag) for flag in flags}
     flipped = {flag: not value for flag, value in default.items()}
@@ -88,7 +89,8 @@ def variants(stem: str, long: bool) -> list[dict[str, Any]]:
 
 def learnt(stem: str, keywords: dict[str, Any], **more: Any) -> Any:
     """A node in float64 whose every parameter is learnt."""
-    node = load(stem)(step_mode="m", **keywords, **more)
+    cls = load(stem)
+    node = cls(step_mode="m", **keywords, **more, **sizes_of(cls, STEPS, (NEURONS,)))
     used = {name for constant in node.constants for name in constant.uses}
     for name in node.parameter_names:
         value = getattr(node, name)
@@ -100,7 +102,9 @@ def learnt(stem: str, keywords: dict[str, Any], **more: Any) -> Any:
 def problem(stem: str, keywords: dict[str, Any]) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Inputs of a size that makes the neuron fire, and a state off rest."""
     generator = torch.Generator().manual_seed(5)
-    node = load(stem)(step_mode="m", backend="torch", **keywords)
+    cls = load(stem)
+    more = sizes_of(cls, STEPS, (NEURONS,))
+    node = cls(step_mode="m", backend="torch", **keywords, **more)
     shape = (STEPS, NEURONS)
     noise = [torch.rand(shape, generator=generator, dtype=torch.float64) for _ in node.inputs]
     for scale in (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0):

@@ -195,9 +195,7 @@ def build(text: str, case: Case, problem: Problem) -> Neuron:
     keywords: dict[str, Any] = {**dict(case.flags), "step_mode": "m"}
     if cls.v_reset_may_be_none:
         keywords["v_reset"] = None if case.reset == "soft" else 0.0
-    steps, *rest = problem.steps, *problem.shape[1:]
-    if any(entry.per != "layer" for entry in cls.learnable.values()):
-        keywords["shape"] = {"step": (steps,), "channel": tuple(rest[:1]) or (1,), "neuron": rest}
+    keywords |= sizes_of(cls, problem.steps, problem.shape)
     if issubclass(cls, StochasticNeuron):
         keywords["seed"] = problem.seed
     with emulation(case.backend):
@@ -212,15 +210,25 @@ def build(text: str, case: Case, problem: Problem) -> Neuron:
             value = node._current(name)
             uses = {use for constant in cls.constants for use in constant.uses}
             if isinstance(value, float) and name in uses:
-                size = (1,) if problem.learnt == "scalar" else {
-                    "step": (steps,), "channel": tuple(rest[:1]) or (1,),
-                }.get(cls.sharing.get(name, ""), problem.shape)  # fmt: skip
+                per = cls.sharing.get(name, "")
+                whole = problem.learnt == "neuron"
+                sizes = {"step": (problem.steps,), "channel": problem.shape[1:2] or (1,)}
+                size = sizes.get(per, problem.shape) if whole else (1,)
                 spread = 1 + 0.05 * torch.rand(size, generator=generator, dtype=torch.float64)
                 setattr(node, name, nn.Parameter((value * spread).to(dtype)))
     for parameter in node.parameters():
         if dtype == torch.float64:
             parameter.data = parameter.data.double()
     return node
+
+
+def sizes_of(cls: type[Neuron], steps: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The constructor's `shape`, for inputs `[steps, *shape]`, if the neuron takes one."""
+    if all(entry.per == "layer" for entry in cls.learnable.values()):
+        return {}
+    return {
+        "shape": {"step": (steps,), "channel": shape[1:2] or (1,), "neuron": shape[1:] or (1,)}
+    }
 
 
 def constructor_values(node: Neuron) -> dict[str, Any]:
