@@ -154,9 +154,7 @@ def test_the_generator_gives_the_published_answers(
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 + 5, 2**64 - 1])
 @pytest.mark.parametrize("first", [0, 2**32 - 3])
-def test_torch_and_kernels_draw_the_same_bits(
-    header: ctypes.CDLL, seed: int, first: int
-) -> None:
+def test_torch_and_kernels_draw_the_same_bits(header: ctypes.CDLL, seed: int, first: int) -> None:
     steps, size = 6, 5003
     expected = own.normal(seed, first, steps, (size,), 2)
     drawn = normal(seed, first, 2, steps, size)
@@ -251,7 +249,7 @@ def test_outputs_states_and_gradients_are_those_of_the_reference(
     text: str, backend: str, dtype: torch.dtype
 ) -> None:
     if text == "noisy_lif":
-        path = (toolchain.INCLUDE.parents[2] / "specs" / "noisy_lif.yaml")
+        path = toolchain.INCLUDE.parents[2] / "specs" / "noisy_lif.yaml"
         text = path.read_text(encoding="utf-8")
     for problem in (
         Problem(steps=19, shape=(2, 3, 211), layout="channels_last", learnt="neuron"),

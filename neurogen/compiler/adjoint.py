@@ -92,7 +92,7 @@ def _adjoint(model: Model) -> Kernel:
             arriving.setdefault(state.following, []).append(Name(state.adjoint))
     integers = {n for s in model.states if not s.differentiable for n in (s.name, s.charged,
                 s.following)}  # fmt: skip
-    constant = {*model.flags, *integers, *(noise.name for noise in model.noise)}
+    fixed = {*model.flags, *integers, *(noise.name for noise in model.noise)}
     taken = Fresh(a.name for a in model.statements)
     body: list[Assign] = []
     calculus = Calculus()
@@ -122,7 +122,7 @@ def _adjoint(model: Model) -> Kernel:
         gradient = total(assign.name, f"dL/d{_symbol(model, assign.name)}")
         if gradient is None:
             continue
-        for name in sorted(names(assign.expression) - constant):
+        for name in sorted(names(assign.expression) - fixed):
             try:
                 term = times(gradient, calculus.partial(assign.expression, name))
             except NotFiniteError:

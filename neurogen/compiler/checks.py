@@ -225,5 +225,6 @@ def _members(
 
 
 CHECKS: tuple[Callable[[Scope], None], ...] = (
-    size_of_dynamics, time_step, bounds, levels, kernel_time, per_step, reset_rule, surrogate, example,
+    size_of_dynamics, time_step, bounds, levels, kernel_time, per_step, reset_rule, surrogate,
+    example,
 )  # fmt: skip

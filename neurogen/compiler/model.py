@@ -17,7 +17,6 @@ from neurogen.compiler.expression import (
     Expression,
     Name,
     Number,
-    names as names_in,
     parse,
     substitute,
 )
@@ -178,7 +177,7 @@ class _Step:
             if name not in self.current:
                 scope.no_state(name, ("dynamics", name))
         for name, equation in equations.items():
-            if spec.scheme not in (None, "euler") and names_in(equation.expression) & {*self.noise}:
+            if spec.scheme not in (None, "euler") and scope.draws(equation.expression):
                 message = f"`{spec.scheme}` does not apply to d{name}/dt, which is noisy"
                 hint = "scheme: euler; or name the noise in `charge`"
                 scope.add("NG040", ("dynamics", name), message, hint, key=True, width=len(name))

@@ -112,9 +112,8 @@ class Scope:
                              "choose another name", key=kind != "inputs")  # fmt: skip
                 seen[name] = kind
         self.kernels = {kernel.name for kernel in spec.kernels}
-        self.stepped = frozenset(
-            entry.name for entry in (*spec.parameters, *spec.learnable) if entry.per == "step"
-        )
+        self.stepped = {p.name for p in spec.parameters if p.per == "step"}
+        self.stepped |= {w.name for w in spec.learnable if w.per == "step"}
         ordered = (item.name for item in (*spec.let, *spec.charge))
         self.later = {name for name in ordered if not self.is_state(name)}
         self.taken = {*seen, *_BASE, *(item.name for item in spec.charge), "spike", "v_rest", "dt",
@@ -157,6 +156,10 @@ class Scope:
     def is_state(self, name: str) -> bool:
         """Whether a name is that of a state."""
         return any(state.name == name for state in self.states)
+
+    def draws(self, expression: Expression) -> bool:
+        """Whether a noise occurs in an expression."""
+        return not names(expression).isdisjoint(noise.name for noise in self.spec.noise)
 
     @property
     def may_fire(self) -> bool:
@@ -329,7 +332,7 @@ class Scope:
                      len(name))  # fmt: skip
             elif only_parameters and (name in self.taken or name == "spike"):
                 fail("NG025", node, f"'{name}' is no parameter", _ONLY, len(name))
-            elif any(noise.name == name for noise in self.spec.noise):
+            elif self.draws(node):
                 fail("NG038", node, f"the noise '{name}' is drawn for `charge` and `dynamics` only",
                      "a step of `charge` can carry it on", len(name))  # fmt: skip
             else:

@@ -207,10 +207,8 @@ class Neuron(BaseNode):
     def _size(self, name: str, per: str, shape: Shape | None) -> tuple[int, ...]:
         """Shape of a learnable."""
         kinds = {entry.per for entry in self.learnable.values()} - {"layer"}
-        if isinstance(shape, Mapping):
-            size = shape.get(per)
-        else:
-            size = shape if len(kinds) == 1 else None
+        known = shape if isinstance(shape, Mapping) else dict.fromkeys(kinds, shape)
+        size = known.get(per) if len(kinds) == 1 or known is shape else None
         if size is None:
             wanted = {"channel": "(C,)", "neuron": "one time step's without N", "step": "(T,)"}[per]
             how = wanted if len(kinds) == 1 else f"{{'{per}': {wanted}, ...}}"

@@ -4,10 +4,10 @@ In: a seed, a place. Out: for each neuron the same number on every backend, in a
 often as it is asked for, so that nothing random is stored for backward. The bits of
 `include/neurogen/noise.h`, from torch operations.
 
-Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011, Parallel random numbers: as easy as 1, 2, 3) of the
-counter (neuron low, neuron high, step, stream) under the 64-bit seed; uniform and normal numbers
-(Box & Muller 1958) come from its first two words. They are float32, whatever the compute dtype, and
-of + - * / sqrt and bits only, so that no library's logarithm decides about a spike.
+Philox 4x32-10 (Salmon, Moraes, Dror & Shaw 2011, Parallel random numbers: as easy as 1, 2, 3) of
+the counter (neuron low, neuron high, step, stream) under the 64-bit seed; uniform and normal
+numbers (Box & Muller 1958) come from its first two words. They are float32, whatever the compute
+dtype, and of + - * / sqrt and bits only, so that no library's logarithm decides about a spike.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def fresh_seed() -> int:
     return int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu"))
 
 
-def normal(state: Tensor, stream: int, steps: int, shape: torch.Size, device: torch.device) -> Tensor:
+def normal(
+    state: Tensor, stream: int, steps: int, shape: torch.Size, device: torch.device
+) -> Tensor:
     """Standard normal numbers.
 
     Args:
@@ -46,7 +48,9 @@ def normal(state: Tensor, stream: int, steps: int, shape: torch.Size, device: to
     count = shape.numel()
     neurons = torch.arange(count, device=device)
     drawn = []
-    for step in torch.arange(steps, device=device).split(max(1, AT_ONCE // max(count, 1))):
+    at_once = max(1, AT_ONCE // max(count, 1))
+    for begin in range(0, steps, at_once):
+        step = torch.arange(begin, min(begin + at_once, steps), device=device)
         words = philox(seed, neurons, (first + step).unsqueeze(1), stream)
         drawn.append(_box_muller(*words))
     return torch.cat(drawn).reshape(steps, *shape)

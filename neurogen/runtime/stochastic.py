@@ -1,7 +1,7 @@
 """Neurons with chance in them: noise, and initial states that are drawn.
 
-In: what a generated module declares (`noises`, `random_starts`). Out: a `Neuron` that knows where in
-its stream of random numbers it stands. Separate from `neuron.py` because most neurons have none.
+In: what a generated module declares (`noises`, `random_starts`). Out: a `Neuron` that knows where
+in its stream of random numbers it stands. Separate from `neuron.py`: most neurons have none.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class StochasticNeuron(Neuron):
 
     @property
     def noise_state(self) -> Tensor:
-        """int64 `[2]`: the seed, and the time steps drawn since `reset()`; `functional` takes it."""
+        """int64 `[2]`: seed, and time steps drawn since `reset()`; `functional` takes it."""
         return self._noise
 
     def _reseed(self) -> None:
@@ -66,7 +66,7 @@ class StochasticNeuron(Neuron):
         self.__dict__["_noise"] = _state(noise.fresh_seed() if fixed is None else fixed)
 
     def reset(self) -> None:
-        """Every state to its initial value, the count of steps to 0; a new seed if none is given."""
+        """States to their initial values, the count to 0; a new seed where none was given."""
         super().reset()
         self._reseed()
 

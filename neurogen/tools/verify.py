@@ -127,8 +127,8 @@ def compare(text: str, case: Case, problem: Problem) -> Comparison:
     same = reference.run([x.detach() for x in inputs], states, dtype=compute, noise=chance.noise)
     comparison = Comparison(rate=float(tested.output.detach().double().mean()) if (
         tested.output.numel()) else 0.0)  # fmt: skip
-    for name, own in chance.own.items():
-        error = distance(chance.noise[name], own)
+    for name, drawn in chance.noise.items():
+        error = distance(drawn, chance.own[name])
         comparison.findings.append(Finding(f"noise {name}", error, NOISE_LIMIT))
     exact = is_arithmetic(text)
     limit = 0.0 if exact else STATE_LIMIT[compute]
@@ -226,9 +226,7 @@ def sizes_of(cls: type[Neuron], steps: int, shape: tuple[int, ...]) -> dict[str,
     """The constructor's `shape`, for inputs `[steps, *shape]`, if the neuron takes one."""
     if all(entry.per == "layer" for entry in cls.learnable.values()):
         return {}
-    return {
-        "shape": {"step": (steps,), "channel": shape[1:2] or (1,), "neuron": shape[1:] or (1,)}
-    }
+    return {"shape": {"step": (steps,), "channel": shape[1:2] or (1,), "neuron": shape[1:] or (1,)}}
 
 
 def constructor_values(node: Neuron) -> dict[str, Any]:

@@ -126,8 +126,9 @@ def _random_starts(model: Model) -> dict[str, tuple[float, float]]:
 
 def _sharing(model: Model) -> dict[str, str]:
     """What has one value per channel, neuron or step."""
-    entries = (*model.spec.parameters, *model.spec.learnable)
-    return {entry.name: entry.per for entry in entries if entry.per != "layer"}
+    spec = model.spec
+    pairs = [(p.name, p.per) for p in spec.parameters] + [(w.name, w.per) for w in spec.learnable]
+    return {name: per for name, per in pairs if per != "layer"}
 
 
 def _uses(expression: Expression, program: Program) -> list[str]:

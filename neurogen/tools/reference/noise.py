@@ -18,13 +18,14 @@ from torch import Tensor
 
 Words = NDArray[np.uint64]
 LOW = np.uint64(0xFFFFFFFF)
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 
 def philox(counter: Sequence[Words], key: tuple[int, int]) -> list[Words]:
     """Return the four words of a block for four counter words, uint64 below 2^32, of any shape."""
     x0, x1, x2, x3 = counter
     for i in range(10):
-        k0, k1 = ((k + i * step) % 2**32 for k, step in zip(key, (0x9E3779B9, 0xBB67AE85)))
+        k0, k1 = ((k + i * step) % 2**32 for k, step in zip(key, KEY_STEPS, strict=True))
         a, b = x0 * np.uint64(0xD2511F53), x2 * np.uint64(0xCD9E8D57)
         x0, x1 = (b >> np.uint64(32)) ^ x1 ^ np.uint64(k0), b & LOW
         x2, x3 = (a >> np.uint64(32)) ^ x3 ^ np.uint64(k1), a & LOW
