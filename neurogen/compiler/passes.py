@@ -81,15 +81,15 @@ def kept_rows(program: Program) -> dict[str, int]:
     return readers(program, (*(state.name for state in program.states), *program.kept))
 
 
-def readers(program: Program, values: Iterable[str]) -> dict[str, int]:
-    """Which results of the backward pass read each of some values of a step.
+def readers(program: Program, among: Iterable[str]) -> dict[str, int]:
+    """Which results of the backward pass read each of these values of a step.
 
     Returns:
         Each with the constants (bit k: constant k) whose gradients alone read it; -1 where any
         other gradient does, 0 where none does.
     """
     order = {constant.name: k for k, constant in enumerate(program.constants)}
-    masks = dict.fromkeys(values, 0)
+    masks = dict.fromkeys(among, 0)
     for result in program.backward.results:
         alone = live(Kernel(program.backward.body, (result,)))
         read = names(result[1]).union(*(names(assign.expression) for assign in alone.body))
