@@ -12,7 +12,7 @@ from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 2
+abi = 3
 
 
 class EIFNode(Neuron):
