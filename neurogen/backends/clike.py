@@ -310,7 +310,12 @@ def context(model: Model, program: Program) -> dict[str, object]:
         "inputs": [safe(name) for name in inputs],
         "states": states,
         "noise": [
-            {"safe": safe(name), "stream": stream, "in_adjoint": name in adjoint, "when": _when(mask)}
+            {
+                "safe": safe(name),
+                "stream": stream,
+                "in_adjoint": name in adjoint,
+                "when": _when(mask),
+            }
             for stream, (name, mask) in enumerate(readers(program, noise).items())
         ],
         "constants": [
