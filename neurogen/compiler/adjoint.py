@@ -15,8 +15,18 @@ from __future__ import annotations
 
 from neurogen.compiler.calculus import Calculus, NotFiniteError
 from neurogen.compiler.expression import Apply, Expression, Name, Number, names, substitute
+from neurogen.compiler.jacobian import build_jacobian
 from neurogen.compiler.model import Model
-from neurogen.compiler.passes import Fresh, follow, is_slow, live, share, value, values
+from neurogen.compiler.passes import (
+    Fresh,
+    follow,
+    is_slow,
+    live,
+    share,
+    times,
+    value,
+    values,
+)
 from neurogen.compiler.program import Assign, Kernel, Program
 from neurogen.errors import SpecError
 
@@ -57,6 +67,7 @@ def build_program(model: Model) -> Program:
         forward=step,
         backward=live(Kernel(rest, gradients)),
         kept=kept,
+        jacobian=build_jacobian(model),
     )
 
 
@@ -155,27 +166,3 @@ def _symbol(model: Model, name: str) -> str:
         if name == state.following:
             return f"{letter[1]}[t]"
     return name
-
-
-def times(gradient: Expression, partial: Expression) -> Expression:
-    """Gradient * partial, without the multiplications that a person would not write.
-
-    Where a branch of the partial is 0 the product is chosen, not multiplied: an untaken branch
-    contributes exactly 0 even if the other factor is infinite.
-    """
-    match partial:
-        case Number(value=0.0):
-            return _ZERO
-        case Number(value=1.0):
-            return gradient
-        case Number(value=-1.0):
-            return Apply("neg", (gradient,))
-        case Apply(operator="neg", arguments=(inner,)):
-            return Apply("neg", (times(gradient, inner),))
-        case Apply(operator="/", arguments=(Number(value=1.0), denominator)):
-            return Apply("/", (gradient, denominator))
-        case Apply(operator="where", arguments=(condition, taken, untaken)) if _ZERO in (
-            taken, untaken,
-        ):  # fmt: skip
-            return Apply("where", (condition, times(gradient, taken), times(gradient, untaken)))
-    return Apply("*", (gradient, partial))

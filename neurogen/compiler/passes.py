@@ -14,11 +14,15 @@ from neurogen.compiler.expression import (
     Apply,
     Expression,
     Name,
+    Number,
     names,
     substitute,
     walk,
 )
 from neurogen.compiler.program import Assign, Kernel, Program
+
+
+_ZERO = Number(0.0)
 
 
 class Fresh:
@@ -169,3 +173,27 @@ def _is_call(operator: str) -> bool:
     entry = OPERATORS.get(operator) or INTERNAL[operator]
     return entry.binds == 0 and operator not in ("abs", "sign", "relu", "min", "max", "clip",
                                                  "fire", "detach", "floor", "round")  # fmt: skip
+
+
+def times(gradient: Expression, partial: Expression) -> Expression:
+    """Gradient * partial, without the multiplications that a person would not write.
+
+    Where a branch of the partial is 0 the product is chosen, not multiplied: an untaken branch
+    contributes exactly 0 even if the other factor is infinite.
+    """
+    match partial:
+        case Number(value=0.0):
+            return _ZERO
+        case Number(value=1.0):
+            return gradient
+        case Number(value=-1.0):
+            return Apply("neg", (gradient,))
+        case Apply(operator="neg", arguments=(inner,)):
+            return Apply("neg", (times(gradient, inner),))
+        case Apply(operator="/", arguments=(Number(value=1.0), denominator)):
+            return Apply("/", (gradient, denominator))
+        case Apply(operator="where", arguments=(condition, taken, untaken)) if _ZERO in (
+            taken, untaken,
+        ):  # fmt: skip
+            return Apply("where", (condition, times(gradient, taken), times(gradient, untaken)))
+    return Apply("*", (gradient, partial))

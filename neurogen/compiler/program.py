@@ -80,6 +80,40 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A block of the step's Jacobian: d `of` / d `by`.
+
+    Attributes:
+        name: What callers know it by: `grad_s_to_h`, `grad_v_to_h`, …
+        of: `S`, `V.state` or `H.state`.
+        by: `H.state`, `V.state` (before the step) or `X.input`.
+    """
+
+    name: str
+    of: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Jacobian:
+    """The step's Jacobian, cut at the charged potential H[t].
+
+    Attributes:
+        blocks: Of fire and reset, and of the charge where a state enters.
+        step: They, from states, inputs and constants.
+        charge_blocks: Of the charge where no state enters.
+        charge: They, from inputs and constants.
+        uses: Inputs, parameters, learnables and flags that `charge` reads.
+    """
+
+    blocks: tuple[Block, ...]
+    step: Kernel
+    charge_blocks: tuple[Block, ...]
+    charge: Kernel
+    uses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """What every backend prints: the step, and its transpose.
 
@@ -92,6 +126,7 @@ class Program:
         backward: The adjoint of the step, over what it keeps.
         kept: What the backward pass stores of each recomputed step, beside V[t-1]: charged
             potentials, and what would be costly to compute once more.
+        jacobian: The step's derivatives, block by block.
     """
 
     inputs: tuple[str, ...]
@@ -105,6 +140,7 @@ class Program:
     forward: Kernel
     backward: Kernel
     kept: tuple[str, ...]
+    jacobian: Jacobian
 
 
 #: Compile-time booleans that every program has.

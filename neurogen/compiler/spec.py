@@ -22,10 +22,10 @@ LANGUAGE: Mapping[str, str] = {
     **dict.fromkeys(("hard_reset", "detach_reset", "spiking"), "a name in every kernel"),
 }
 _ATTRIBUTES = """
-T_destination add_module apply backend bfloat16 bounds buffers call_super_init children compile
+T_destination add_module apply backend bfloat16 blocks bounds buffers call_super_init children compile
 constants cpu cuda default_surrogate detach differentiable double dump_patches eval extra_repr flags
 float forward functional get_buffer get_extra_state get_parameter get_submodule half initial inputs
-ipu kernels learnable load_state_dict memories modules mtia multi_step_forward named_buffers
+ipu kernels learnable linearise linearise_charge load_state_dict memories modules mtia multi_step_forward named_buffers
 named_children named_memories named_modules named_parameters neuronal_charge neuronal_fire
 neuronal_reset noise_state noises matrices parameter_names parameters prelude random_starts
 register_backward_hook register_buffer

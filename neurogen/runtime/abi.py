@@ -57,6 +57,23 @@ class Learnable:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """What `linearise` and `linearise_charge` return: (name, d what, d by what) of each block.
+
+    S is the output, V.v a state before or after the step, H.v a charged state, X.x an input.
+
+    Attributes:
+        step: Of fire and reset, and of the charge where a state enters.
+        charge: Of the charge where no state enters.
+        uses: Inputs, parameters, learnables and flags behind `charge`.
+    """
+
+    step: tuple[tuple[str, str, str], ...]
+    charge: tuple[tuple[str, str, str], ...]
+    uses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Kernels:
     """The source text of a neuron's kernels, in files beside the generated module or in memory.
 

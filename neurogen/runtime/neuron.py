@@ -6,7 +6,7 @@ field's keywords. Generated classes hold data and one eager step; everything the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from neurogen.errors import BackendError
 from neurogen.runtime import backend as backends
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import ABI, Bound, Constant, Kernels, Learnable
+from neurogen.runtime.abi import ABI, Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.base import BaseNode
 from neurogen.runtime.fused import IO_TYPES, Call, run
 from neurogen.runtime.prelude import Namespace
@@ -47,6 +47,7 @@ class Neuron(BaseNode):
         random_starts: Intervals from which initial states are drawn.
         v_reset_may_be_none: Whether None chooses a soft reset.
         kernels: Source text of the fused kernels.
+        blocks: What `linearise` and `linearise_charge` return, the step's Jacobian in blocks.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)
@@ -64,6 +65,9 @@ class Neuron(BaseNode):
     random_starts: ClassVar[Mapping[str, tuple[float, float]]] = {}
     v_reset_may_be_none: ClassVar[bool] = False
     kernels: ClassVar[Kernels]
+    blocks: ClassVar[Blocks]
+    linearise: ClassVar[Callable[..., tuple[Any, ...]]]
+    linearise_charge: ClassVar[Callable[..., tuple[Any, ...]]]
     surrogate_function: Surrogate
 
     def __init_subclass__(cls, **keywords: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 
 from neurogen.backends.render import render
 from neurogen.backends.torch.printer import Printer, docstring, literal, safe
@@ -11,7 +12,7 @@ from neurogen.compiler.artefact import Artefact
 from neurogen.compiler.expression import Expression, infix, names
 from neurogen.compiler.model import Model
 from neurogen.compiler.passes import kept_rows
-from neurogen.compiler.program import DETACH_RESET, Assign, Program
+from neurogen.compiler.program import DETACH_RESET, Assign, Kernel, Program
 from neurogen.compiler.surrogates import TABLE
 
 ABI = 3  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
@@ -47,6 +48,12 @@ def emit(model: Model, program: Program) -> Artefact:
     ]  # fmt: skip
     starts, sharing = _random_starts(model), _sharing(model)
     signature = [safe(name) for name in step_names] + ["surrogate", DETACH_RESET, *program.flags]
+    # Blocks are values: no branch of theirs has a gradient to keep from the other.
+    named = {a.name for k in (program.jacobian.step, program.jacobian.charge) for a in k.body}
+    blocks = replace(step, scalars=frozenset((*step_names, *named)))
+    charge = replace(blocks, number=lambda text: f"fn.number({text}, like)")
+    charge_names = (*program.inputs, *(c.name for c in program.constants))
+    charge_signature = [*(safe(name) for name in charge_names), "like", *program.flags]
     return Artefact(
         "__init__.py",
         render(
@@ -114,6 +121,14 @@ def emit(model: Model, program: Program) -> Artefact:
                 "step_arguments": ", ".join(f"{name}: Any" for name in signature),
                 "step_lines": _statements(program.step.body, step),
                 "step_results": ", ".join(step.tensor(e) for _, e in program.step.results),
+                "blocks": [_tuple((b.name, b.of, b.by)) for b in program.jacobian.blocks],
+                "charge_blocks": [_tuple((b.name, b.of, b.by)) for b in program.jacobian.charge_blocks],
+                "charge_uses": _tuple(program.jacobian.uses),
+                "charge_arguments": ", ".join(f"{name}: Any" for name in charge_signature),
+                "block_lines": _statements(program.jacobian.step.body, blocks),
+                "block_results": _results(program.jacobian.step, blocks),
+                "charge_lines": _statements(program.jacobian.charge.body, charge),
+                "charge_results": _results(program.jacobian.charge, charge),
             },
         ),
     )  # fmt: skip
@@ -145,6 +160,11 @@ def _statements(body: tuple[Assign, ...], printer: Printer) -> list[str]:
     lines = [(f"{safe(a.name)} = {printer.tensor(a.expression)}", a.note) for a in body]
     width = min(max((len(text) for text, _ in lines), default=0), 60)
     return [f"{text:<{width}}  # {' '.join(note.split())}" for text, note in lines]
+
+
+def _results(kernel: Kernel, printer: Printer) -> str:
+    """A tuple's text, without its brackets."""
+    return ", ".join([*(printer.show(e) for _, e in kernel.results), ""]).strip() or "()"
 
 
 def _tuple(items: object) -> str:

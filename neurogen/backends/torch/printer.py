@@ -30,7 +30,8 @@ _TORCH = frozenset(
 #: Operators whose derivative can be infinite or undefined where they are not taken.
 _SINGULAR = frozenset(("/", "log", "log1p", "exp", "expm1", "**"))
 
-RESERVED = frozenset(("torch", "fn", "p", "u", "surrogate", "self", "Neuron", "Constant", "None"))
+RESERVED = frozenset(("torch", "fn", "p", "u", "surrogate", "self", "Neuron", "Constant", "None",
+                      "like", "kernel_functions"))
 
 
 def safe(name: str) -> str:
@@ -77,6 +78,8 @@ class Printer:
                 return self.logic(node, binds)
             case "fire":
                 text, own = f"surrogate.fire({self.show(a[1])}, {self.show(a[0])})", _ATOM
+            case "slope":
+                text, own = f"surrogate.gradient({self.show(a[0])})", _ATOM
             case "element":
                 assert isinstance(a[0], Name)
                 row, column = (literal(n.value) for n in a[1:] if isinstance(n, Number))
