@@ -12,7 +12,6 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -143,6 +142,14 @@ def extend(cls: type[Neuron]) -> None:
             setattr(cls, name, staticmethod(_pure(cls, name, flags)))
 
 
+class _Names:
+    """Parameters and flags as a prelude reads them."""
+
+    def __init__(self, names: list[str], values: list[Any]) -> None:
+        for name, value in zip(names, values, strict=True):
+            setattr(self, name, value)
+
+
 class _Plain:
     """Fires without a surrogate."""
 
@@ -164,7 +171,7 @@ def _pure(cls: type[Neuron], name: str, flags: dict[str, bool]) -> Callable[...,
         if len(arguments) != count + len(names):
             raise TypeError(f"{name} takes ({', '.join((*cls.inputs, 'v', *names))})")
         tensors, values = arguments[:count], arguments[count:]
-        given = SimpleNamespace(**flags, **dict(zip(names, values, strict=True)))
+        given = _Names([*flags, *names], [*flags.values(), *values])
         constants = [
             torch.as_tensor(c.value(given), dtype=tensors[0].dtype, device=tensors[0].device)
             if c.when is None or c.when(given) else 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -321,7 +321,7 @@ class KernelFunctions:
                 raise TypeError(f"{name}: {error}{hint}") from None
             explicit = set(bound.arguments)
             bound.apply_defaults()
-            given = historical.translate(name, bound.arguments, self._defaults, aliases)
+            given = self._translated(name, bound.arguments)
             return run(given | {"given": explicit})
 
         function.__name__ = function.__qualname__ = name
@@ -329,6 +329,11 @@ class KernelFunctions:
         function.__doc__ = doc
         function.__signature__ = signature  # type: ignore[attr-defined]
         return function
+
+    def _translated(self, name: str, given: Arguments) -> Arguments:
+        """Arguments under the spec's names."""
+        aliases = historical.ALIASES.get(self._name, {})
+        return historical.translate(name, given, self._defaults, aliases)
 
     def _differentiable(self, given: Arguments, steps: bool) -> tuple[Tensor, ...]:
         """Spikes and states with their graph, through the backend's fused passes."""
@@ -348,75 +353,85 @@ class KernelFunctions:
         return [*leading, *surrogate, *own, _parameter("backend", "auto", _KEYWORD)]
 
 
-def _autograd_function(functions: KernelFunctions, name: str, steps: bool) -> type:
-    """A `torch.autograd.Function`: forward and backward are the backend's fused passes."""
-    signature = inspect.Signature(functions._apply_arguments())
-    aliases = historical.ALIASES.get(functions._name, {})
+class _Fused(torch.autograd.Function):
+    """Forward and backward are the backend's fused passes, on a graph of this call's own.
 
-    class Function(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, given: Arguments, places: list[Any], *tensors: Tensor) -> Any:
-            with torch.set_grad_enabled(any(ctx.needs_input_grad)):
-                leaves = [
-                    t.detach().requires_grad_(needed)
-                    for t, needed in zip(tensors, ctx.needs_input_grad[2:], strict=True)
-                ]
-                for (argument, index), leaf in zip(places, leaves, strict=True):
-                    if index is None:
-                        given[argument] = leaf
-                    else:
-                        given[argument][index] = leaf
-                results = functions._differentiable(given, steps)
-            ctx.set_materialize_grads(False)
-            ctx.leaves = [leaf for leaf in leaves if leaf.requires_grad]
-            ctx.results = results if ctx.leaves else ()
-            values = tuple(result.detach() for result in results)
-            ctx.mark_non_differentiable(
-                *(v for v, r in zip(values, results, strict=True) if not r.requires_grad)
+    A subclass has `functions`, `steps` (whether it takes all time steps) and a `signature`.
+    """
+
+    functions: KernelFunctions
+    steps: bool
+    signature: inspect.Signature
+
+    @staticmethod
+    def forward(
+        ctx: Any, run: Callable[[Arguments], tuple[Tensor, ...]], given: Arguments,
+        places: list[tuple[str, int | None]], *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        needed = ctx.needs_input_grad[3:]
+        leaves = [t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]
+        for (argument, index), leaf in zip(places, leaves, strict=True):
+            if index is None:
+                given[argument] = leaf
+            else:
+                given[argument][index] = leaf
+        with torch.set_grad_enabled(any(needed)):
+            results = run(given)
+        ctx.set_materialize_grads(False)
+        ctx.leaves = [leaf for leaf in leaves if leaf.requires_grad]
+        ctx.results = results
+        values = tuple(result.detach() for result in results)
+        pairs = zip(values, results, strict=True)
+        ctx.mark_non_differentiable(*(v for v, r in pairs if not r.requires_grad))
+        return values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        arrived = [(r, g) for r, g in zip(ctx.results, gradients, strict=True) if g is not None]
+        found: tuple[Tensor | None, ...] = (None,) * len(ctx.leaves)
+        if arrived:
+            outputs, weights = zip(*arrived, strict=True)
+            found = torch.autograd.grad(
+                outputs, ctx.leaves, weights, retain_graph=True, allow_unused=True
             )
-            return values
+        rest = iter(found)
+        return None, None, None, *(next(rest) if n else None for n in ctx.needs_input_grad[3:])
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-        def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-            pairs = [
-                (result, gradient)
-                for result, gradient in zip(ctx.results, gradients, strict=True)
-                if gradient is not None and result.requires_grad
-            ]
-            found = iter(
-                torch.autograd.grad(
-                    [r for r, _ in pairs], ctx.leaves, [g for _, g in pairs],
-                    retain_graph=True, allow_unused=True,
-                ) if pairs else [None] * len(ctx.leaves)
-            )  # fmt: skip
-            return None, None, *(next(found) if n else None for n in ctx.needs_input_grad[2:])
+    @classmethod
+    def apply(cls, *arguments: Any, **keywords: Any) -> Any:
+        """(x, v, v_threshold, v_reset, …) -> (spike, v_next); see the class."""
+        try:
+            bound = cls.signature.bind(*arguments, **keywords)
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__}.apply: {error}") from None
+        bound.apply_defaults()
+        given = cls.functions._translated(f"{cls.__name__}.apply", bound.arguments)
+        given |= {k: list(v) for k, v in given.items() if isinstance(v, tuple)}
+        places: list[tuple[str, int | None]] = []
+        for name, value in given.items():
+            if isinstance(value, Tensor):
+                places.append((name, None))
+            elif isinstance(value, list):
+                places += [(name, i) for i, v in enumerate(value) if isinstance(v, Tensor)]
+        tensors = [given[k] if i is None else given[k][i] for k, i in places]
+        run = partial(cls.functions._differentiable, steps=cls.steps)
+        spike, *final = super().apply(run, given, places, *tensors)  # type: ignore[no-untyped-call]
+        return spike, _packed(tuple(final))
 
-        @classmethod
-        def apply(cls, *arguments: Any, **keywords: Any) -> Any:
-            try:
-                bound = signature.bind(*arguments, **keywords)
-            except TypeError as error:
-                raise TypeError(f"{name}.apply: {error}") from None
-            bound.apply_defaults()
-            given = historical.translate(name, bound.arguments, functions._defaults, aliases)
-            given |= {k: list(v) for k, v in given.items() if isinstance(v, tuple)}
-            places = [(k, None) for k, v in given.items() if isinstance(v, Tensor)] + [
-                (k, i) for k, values in given.items() if isinstance(values, list)
-                for i, v in enumerate(values) if isinstance(v, Tensor)
-            ]  # fmt: skip
-            tensors = [given[k] if i is None else given[k][i] for k, i in places]
-            spike, *final = super().apply(given, places, *tensors)  # type: ignore[no-untyped-call]
-            return spike, _packed(tuple(final))
 
-    order = ", ".join(signature.parameters)
-    Function.__name__ = Function.__qualname__ = name
-    Function.__module__ = functions._cls.__module__
-    Function.__doc__ = (
-        f"{functions._name}, {'all time steps' if steps else 'one time step'}: "
-        f"`apply({order}) -> (spike, v_next)`; v_reset=None is the soft reset."
+def _autograd_function(functions: KernelFunctions, name: str, steps: bool) -> type:
+    """`LIFStep` or `LIFMultiStep`."""
+    signature = inspect.Signature(functions._apply_arguments())
+    several = functions._several("states")
+    doc = (
+        f"{functions._name}, {'all time steps' if steps else 'one time step'}, differentiable: "
+        f"`apply({', '.join(signature.parameters)}) -> (spike, v_next)`.\n\n"
+        f"v_reset=None is the soft reset; what the neuron lacks is None{several and '; v' + several}."
     )
-    return Function
+    body = {"functions": functions, "steps": steps, "signature": signature, "__doc__": doc,
+            "__module__": functions._cls.__module__}  # fmt: skip
+    return type(_Fused)(name, (_Fused,), body)
 
 
 @cache
