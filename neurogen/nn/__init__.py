@@ -7,9 +7,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from neurogen.nn import encoding, functional, surrogate
+    from neurogen.nn import encoding, event, functional, surrogate
 
-__all__ = ["encoding", "functional", "surrogate"]
+__all__ = ["encoding", "event", "functional", "surrogate"]
 
 
 def __getattr__(name: str) -> ModuleType:
