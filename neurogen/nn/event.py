@@ -177,17 +177,16 @@ class Tempotron(nn.Module):
         """V, `[batch, out, T]`."""
         weight = self.fc.weight
         batch, steps = len(in_spikes), self.T + 1  # a step before 0: of a spike at 0, see _events
-        index, bag, share = self._events(in_spikes.to(torch.promote_types(weight.dtype,
-                                                                          torch.float32)))  # fmt: skip
+        index, bag, share = self._events(in_spikes.double())
         order = torch.argsort(bag, stable=True)
         count = torch.bincount(bag, minlength=steps * batch)
         current = nn.functional.embedding_bag(
             index[order], weight.t(), torch.cumsum(count, 0) - count, mode="sum",
             per_sample_weights=(self._gain * share[order]).to(weight.dtype),
         )  # fmt: skip
-        _, state = self.membrane.functional(
-            current.view(steps, batch, self.out_features), sequences=("v",)
-        )
+        # In float64: a recursion over T steps adds up the rounding of its constants.
+        current = current.view(steps, batch, self.out_features).double()
+        _, state = self.membrane.functional(current, sequences=("v",))
         v: Tensor = state["v_seq"][1:].permute(1, 2, 0).to(weight.dtype)
         return v
 
