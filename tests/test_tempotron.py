@@ -31,7 +31,7 @@ def times(batch: int, count: int, whole: bool, seed: int = 0) -> Tensor:
 
 
 def direct(x: Tensor, weight: Tensor, tau: float, tau_s: float, v_threshold: float) -> Tensor:
-    """V(t) = sum w v0 K(t - t_i), each term for itself; the limit at tau = tau_s by de l'Hospital."""
+    """V(t) = sum w v0 K(t - t_i), term by term; at tau = tau_s its limit."""
     s = torch.arange(T, dtype=x.dtype) - x[..., None]
     if tau == tau_s:
         kernel = v_threshold * s / tau * torch.exp(1 - s / tau)
@@ -238,5 +238,3 @@ def test_random_patterns_are_learnt(capsys: pytest.CaptureFixture[str]) -> None:
         assert epochs > 0
     example.main(["--afferents", "10", "--epochs", "1"])
     assert "of 10 patterns" in capsys.readouterr().out
-
-

@@ -78,7 +78,7 @@ class _Sweep:
         self.fresh.taken |= {c.name for c in model.constants}
 
     def __call__(self, seed: str, cut: frozenset[str]) -> dict[str, Expression]:
-        """d name / d seed, where it is not 0; what `cut` names is held."""
+        """The tangents by `seed` that are not 0; what `cut` names is held."""
         tangents: dict[str, Expression] = {seed: _ONE}
         for assign in self.statements:
             if assign.name in cut or assign.name in self.ignored:
@@ -157,7 +157,7 @@ def _uses(model: Model, kernel: Kernel) -> tuple[str, ...]:
 
 
 def product(a: Expression, b: Expression) -> Expression:
-    """a * b as `times` writes it, from either side."""
+    """The product as `times` writes it, from either side."""
     if isinstance(a, Number) or (_chooses_zero(a) and not isinstance(b, Number)):
         a, b = b, a
     if isinstance(a, Number) and isinstance(b, Number):

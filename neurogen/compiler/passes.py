@@ -21,7 +21,6 @@ from neurogen.compiler.expression import (
 )
 from neurogen.compiler.program import Assign, Kernel, Program
 
-
 _ZERO = Number(0.0)
 
 

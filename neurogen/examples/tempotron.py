@@ -54,7 +54,7 @@ def learn(
             return score, epoch
         loss = Tempotron.mse_loss(model(times, "v_max"), threshold, labels, CLASSES)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return correct(model, times, labels), epochs
 

@@ -119,12 +119,12 @@ class Tempotron(nn.Module):
                 f"mse_loss: label has shape [{len(v_max)}], one a row of v_max; this one "
                 f"{list(label.shape)}"
             )
-        if isinstance(v_threshold, Tensor) and v_threshold.dim():
-            if v_threshold.shape != v_max.shape:
-                raise ValueError(
-                    f"mse_loss: v_threshold is a number or has v_max's shape {list(v_max.shape)}; "
-                    f"this one {list(v_threshold.shape)}"
-                )
+        shape = v_threshold.shape if isinstance(v_threshold, Tensor) else ()
+        if shape and shape != v_max.shape:
+            raise ValueError(
+                f"mse_loss: v_threshold is a number or has v_max's shape {list(v_max.shape)}; "
+                f"this one {list(shape)}"
+            )
         target = nn.functional.one_hot(label.long(), num_classes).bool()
         wrong = (v_max >= v_threshold) != target
         return ((v_max - v_threshold) * wrong).square().sum() / len(v_max)

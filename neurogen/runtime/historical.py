@@ -87,8 +87,10 @@ def node(cls: type[Neuron], name: str) -> type[Neuron]:
     frame = {"v_threshold": 1.0, "v_reset": 0.0, "surrogate_function": "ATan", "alpha": 2.0,
              "detach_reset": False, "backend": "auto"}  # fmt: skip
     signature = inspect.Signature(
-        inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
-        for n, default in {**NODES[neuron], **frame}.items()
+        [
+            inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+            for n, default in {**NODES[neuron], **frame}.items()
+        ]
     )
 
     def __init__(self: Any, *arguments: Any, **keywords: Any) -> None:  # noqa: N807
@@ -160,10 +162,10 @@ class _Plain:
 
 def _pure(cls: type[Neuron], name: str, flags: dict[str, bool]) -> Callable[..., Any]:
     """One step of inference: (x, v, v_threshold, v_reset if hard, own…) -> (spike, v)."""
-    names = [n for n in ("v_threshold", "v_reset") if n in cls.parameter_names]
-    if not flags["hard_reset"]:
-        names.remove("v_reset")
-    names += [n for n in cls.parameter_names if n not in ("v_threshold", "v_reset")]
+    leading = ("v_threshold", "v_reset")
+    names = [n for n in leading if n in cls.parameter_names]
+    names = names if flags["hard_reset"] else [n for n in names if n != "v_reset"]
+    names += [n for n in cls.parameter_names if n not in leading]
     count = len(cls.inputs) + 1
     order = [flags[flag] for flag in cls.flags]
 

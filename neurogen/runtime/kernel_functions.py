@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from neurogen.runtime import historical, linearised
+from neurogen.runtime.kernel_autograd import autograd_function, packed
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Surrogate
 from neurogen.runtime.surrogate.lookup import find
@@ -57,8 +58,8 @@ class KernelFunctions:
     """
 
     def __init__(self, cls: type[Neuron]) -> None:
-        self._cls = cls
-        self._name = cls.__name__.removesuffix("Node")
+        self._cls, self.home = cls, cls.__module__
+        self.name = cls.__name__.removesuffix("Node")
         # No resets but these: a spec that writes its own has one, told by whether it has a v_reset.
         given = inspect.signature(cls.__init__).parameters
         both = cls.v_reset_may_be_none and "hard_reset" in cls.flags
@@ -73,9 +74,9 @@ class KernelFunctions:
     def __dir__(self) -> list[str]:
         names = [f"{reset}_reset_{kind}" for reset in self._resets for kind in _KINDS]
         names += ["backward", "bptt"]
-        prefixed = [f"{self._name}_{name}" for name in names]
-        prefixed += [f"{self._name}{name}" for name in ("Step", "MultiStep")]
-        return sorted(["JACOBIAN", *names, *prefixed, *historical.nodes(self._name)])
+        prefixed = [f"{self.name}_{name}" for name in names]
+        prefixed += [f"{self.name}{name}" for name in ("Step", "MultiStep")]
+        return sorted(["JACOBIAN", *names, *prefixed, *historical.nodes(self.name)])
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -87,21 +88,20 @@ class KernelFunctions:
         return self._made[name]
 
     def _why_not(self, name: str) -> str:
-        message = f"{self._name} has no {name!r}"
-        other = {"hard": "soft", "soft": "hard"}
-        for reset in other:
+        message = f"{self.name} has no {name!r}"
+        for reset, other in (("hard", "soft"), ("soft", "hard")):
             if f"{reset}_reset_" in name and reset not in self._resets:
-                message += f": its spec fixes the reset; use {other[reset]}_reset_…"
+                message += f": its spec fixes the reset; use {other}_reset_…"
         return message
 
     def _make(self, name: str) -> Any:
         if name == "JACOBIAN":
             return tuple(block for block, _, _ in self._cls.blocks.step)
-        if name in historical.nodes(self._name):
+        if name in historical.nodes(self.name):
             return historical.node(self._cls, name)
-        bare = name.removeprefix(self._name)
+        bare = name.removeprefix(self.name)
         if bare in ("Step", "MultiStep"):
-            return _autograd_function(self, name, bare == "MultiStep")
+            return autograd_function(self, name, bare == "MultiStep")
         prefixed, bare = bare != name, bare.removeprefix("_")
         if bare in ("backward", "bptt"):
             return self._way_back(name, bare == "bptt", prefixed)
@@ -130,13 +130,14 @@ class KernelFunctions:
         if reset == "soft" and self._cls.v_reset_may_be_none:
             own["v_reset"] = None
         elif reset == "hard" and own.get("v_reset", 0.0) is None:
-            raise ValueError(f"{self._name}: v_reset is a number or a tensor under hard reset")
+            raise ValueError(f"{self.name}: v_reset is a number or a tensor under hard reset")
         surrogate = given.get("grad_surrogate_function_index", given.get("surrogate"))
         alpha = given.get("surrogate_alpha" if "alpha" in self._defaults else "alpha")
         if surrogate is None and alpha is not None:
             surrogate = type(self._cls.default_surrogate(self._cls.__new__(self._cls))).__name__
         if surrogate is not None:
-            surrogate = _shared(surrogate, alpha)
+            module = isinstance(surrogate, Surrogate)
+            surrogate = (find if module else _shared)(surrogate, alpha)
         detach, backend = bool(given.get("detach_reset", False)), given.get("backend", "auto")
         values = tuple(own.items())
         if any(isinstance(value, Tensor) for _, value in values):
@@ -148,14 +149,19 @@ class KernelFunctions:
             self._nodes[key] = self._new(own, surrogate, detach, backend)
         return self._nodes[key]
 
-    def _new(self, own: Arguments, surrogate: Surrogate | None, detach: bool, backend: str) -> Neuron:
+    def _new(
+        self, own: Arguments, surrogate: Surrogate | None, detach: bool, backend: str
+    ) -> Neuron:
         learnt = {n: own.pop(n) for n in tuple(own) if n in self._cls.learnable}
         if "shape" in inspect.signature(self._cls.__init__).parameters:
             own["shape"] = (1,)
         node = self._cls(
-            **own, surrogate_function=surrogate, detach_reset=detach, step_mode="m",
+            **own,
+            surrogate_function=surrogate,
+            detach_reset=detach,
+            step_mode="m",
             backend=backend,
-        )  # type: ignore[call-arg]
+        )
         for name, value in learnt.items():
             if value is not None:
                 setattr(node, name, value)
@@ -167,7 +173,7 @@ class KernelFunctions:
             return value if isinstance(value, tuple) and len(value) == 1 else (value,)
         if not isinstance(value, tuple | list) or len(value) != len(names):
             raise TypeError(
-                f"{self._name}: {name} is a tuple of {len(names)} ({', '.join(names)}), not "
+                f"{self.name}: {name} is a tuple of {len(names)} ({', '.join(names)}), not "
                 f"{f'{len(value)} values' if isinstance(value, tuple | list) else type(value)}"
             )
         return tuple(value)
@@ -177,11 +183,11 @@ class KernelFunctions:
         inputs = self._tuple(name, value, self._cls.inputs)
         for x in inputs:
             if not isinstance(x, Tensor):
-                raise TypeError(f"{self._name}: {name} is a tensor, not {type(x).__name__}")
+                raise TypeError(f"{self.name}: {name} is a tensor, not {type(x).__name__}")
             if x.dim() < 1 + steps:
                 shape = "[T, N, *]" if steps else "[N, *]"
                 raise ValueError(
-                    f"{self._name}: {name} has shape {shape}; this one has {list(x.shape)}"
+                    f"{self.name}: {name} has shape {shape}; this one has {list(x.shape)}"
                 )
         return inputs if steps else tuple(x.unsqueeze(0) for x in inputs)
 
@@ -191,7 +197,7 @@ class KernelFunctions:
         for name, v in states.items():
             if isinstance(v, Tensor) and v.dim() and v.shape != like.shape[1:]:
                 raise ValueError(
-                    f"{self._name}: the state {name} has shape {list(v.shape)}, one time step of "
+                    f"{self.name}: the state {name} has shape {list(v.shape)}, one time step of "
                     f"the input {list(like.shape[1:])}"
                 )
         return states
@@ -208,10 +214,10 @@ class KernelFunctions:
         parameters += [*surrogate, *own] if prefixed else [*own, *surrogate]
         blocks = "".join(f", {block}" for block in self.JACOBIAN) if with_grad else ""
         doc = (
-            f"{self._name}, {'all time steps' if steps else 'one time step'}, {reset} reset: "
+            f"{self.name}, {'all time steps' if steps else 'one time step'}, {reset} reset: "
             f"({x}, v) -> (spike{'_seq' if steps else ''}, v_next{blocks}).\n\n"
-            f"{x} is `{'[T, N, *]' if steps else '[N, *]'}`{self._several('inputs')}; v is "
-            f"`[N, *]` or a number{self._several('states')}. Not differentiable."
+            f"{x} is `{'[T, N, *]' if steps else '[N, *]'}`{self.several('inputs')}; v is "
+            f"`[N, *]` or a number{self.several('states')}. Not differentiable."
         )
 
         @torch.no_grad()
@@ -224,11 +230,12 @@ class KernelFunctions:
             found = rest[0] if rest else ()
             if not steps:
                 spike, found = spike[0], tuple(block[0] for block in found)
-            return spike, _packed(final), *found
+            return spike, packed(final), *found
 
         return self._function(name, parameters, doc, run, prefixed)
 
-    def _several(self, kind: str) -> str:
+    def several(self, kind: str) -> str:
+        """What docstrings say where a neuron has several inputs or states."""
         names = getattr(self._cls, kind)
         return f", a tuple of them ({', '.join(names)})" if len(names) > 1 else ""
 
@@ -248,9 +255,9 @@ class KernelFunctions:
         rest = [n for n in self._defaults if n not in uses and n not in needed]
         parameters += [_parameter(n, self._defaults[n], _KEYWORD) for n in rest]
         names = [*read, *(n for n in self._defaults if n in uses or n in needed)]
-        why = f"dH/dX and dH/dV of {self._name} depend on {', '.join(names)}" if names else ""
+        why = f"dH/dX and dH/dV of {self.name} depend on {', '.join(names)}" if names else ""
         doc = (
-            f"{self._name}, back through {'all time steps' if steps else 'one time step'}: "
+            f"{self.name}, back through {'all time steps' if steps else 'one time step'}: "
             f"({', '.join(grads)}) -> (grad_x{end}, grad_v).\n\n"
             f"dL/dH = dL/dS dS/dH + dL/dV dV/dH, then dH/dX and dH/dV. {why + '.' if why else ''}"
         ).strip()
@@ -268,6 +275,8 @@ class KernelFunctions:
                         f"{name}: {grads[0]} has shape {list(tensors[0].shape)}, {label} "
                         f"{list(value.shape)}; both are {'[T, N, *]' if steps else '[N, *]'}"
                     )
+            if steps and not tensors[0].shape[0]:
+                raise ValueError(f"{name}: {grads[0]} has no time steps (T = 0)")
             if not steps:
                 tensors = [value.unsqueeze(0) for value in tensors]
             grad_states = self._tuple("grad_v_next", given["grad_v_next"], cls.states)
@@ -283,7 +292,7 @@ class KernelFunctions:
             grad_x, grad_v = linearised.backward(
                 node, tensors[0], grad_states, tensors[1:count], inputs
             )
-            return _packed(grad_x if steps else tuple(g[0] for g in grad_x)), _packed(grad_v)
+            return packed(grad_x if steps else tuple(g[0] for g in grad_x)), packed(grad_v)
 
         return self._function(name, parameters, doc, run, prefixed, why)
 
@@ -305,7 +314,7 @@ class KernelFunctions:
         run: Callable[[Arguments], Any], prefixed: bool, why: str = "",
     ) -> Callable[..., Any]:  # fmt: skip
         """A Python function with a signature of its own."""
-        aliases = historical.ALIASES.get(self._name, {})
+        aliases = historical.ALIASES.get(self.name, {})
         shown = {alias.name: alias for alias in aliases.values()} if prefixed else {}
         parameters = [
             shown[p.name].rename(p) if p.name in shown else p for p in parameters
@@ -321,7 +330,7 @@ class KernelFunctions:
                 raise TypeError(f"{name}: {error}{hint}") from None
             explicit = set(bound.arguments)
             bound.apply_defaults()
-            given = self._translated(name, bound.arguments)
+            given = self.translated(name, bound.arguments)
             return run(given | {"given": explicit})
 
         function.__name__ = function.__qualname__ = name
@@ -330,12 +339,12 @@ class KernelFunctions:
         function.__signature__ = signature  # type: ignore[attr-defined]
         return function
 
-    def _translated(self, name: str, given: Arguments) -> Arguments:
+    def translated(self, name: str, given: Arguments) -> Arguments:
         """Arguments under the spec's names."""
-        aliases = historical.ALIASES.get(self._name, {})
+        aliases = historical.ALIASES.get(self.name, {})
         return historical.translate(name, given, self._defaults, aliases)
 
-    def _differentiable(self, given: Arguments, steps: bool) -> tuple[Tensor, ...]:
+    def differentiable(self, given: Arguments, steps: bool) -> tuple[Tensor, ...]:
         """Spikes and states with their graph, through the backend's fused passes."""
         hard = given["v_reset"] is not None
         given = {n: v for n, v in given.items() if n in self._defaults or v is not None}
@@ -344,107 +353,20 @@ class KernelFunctions:
         spike, final = linearised.forward(node, inputs, self._state(given["v"], inputs[0]))
         return (spike if steps else spike[0], *final)
 
-    def _apply_arguments(self) -> list[inspect.Parameter]:
+    def apply_arguments(self) -> list[inspect.Parameter]:
         """The historical order of `apply`; what a neuron does not have is None."""
         leading = [_parameter(n) for n in ("x", "v", "v_threshold", "v_reset")]
         surrogate = [_parameter(p.name) for p in self._surrogate_arguments(True)]
-        aliases = {a.name: a for a in historical.ALIASES.get(self._name, {}).values()}
+        aliases = {a.name: a for a in historical.ALIASES.get(self.name, {}).values()}
         own = [aliases[p.name].rename(p) if p.name in aliases else p for p in self._own()]
         return [*leading, *surrogate, *own, _parameter("backend", "auto", _KEYWORD)]
 
 
-class _Fused(torch.autograd.Function):
-    """Forward and backward are the backend's fused passes, on a graph of this call's own.
-
-    A subclass has `functions`, `steps` (whether it takes all time steps) and a `signature`.
-    """
-
-    functions: KernelFunctions
-    steps: bool
-    signature: inspect.Signature
-
-    @staticmethod
-    def forward(
-        ctx: Any, run: Callable[[Arguments], tuple[Tensor, ...]], given: Arguments,
-        places: list[tuple[str, int | None]], *tensors: Tensor,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        needed = ctx.needs_input_grad[3:]
-        leaves = [t.detach().requires_grad_(n) for t, n in zip(tensors, needed, strict=True)]
-        for (argument, index), leaf in zip(places, leaves, strict=True):
-            if index is None:
-                given[argument] = leaf
-            else:
-                given[argument][index] = leaf
-        with torch.set_grad_enabled(any(needed)):
-            results = run(given)
-        ctx.set_materialize_grads(False)
-        ctx.leaves = [leaf for leaf in leaves if leaf.requires_grad]
-        ctx.results = results
-        values = tuple(result.detach() for result in results)
-        pairs = zip(values, results, strict=True)
-        ctx.mark_non_differentiable(*(v for v, r in pairs if not r.requires_grad))
-        return values
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        arrived = [(r, g) for r, g in zip(ctx.results, gradients, strict=True) if g is not None]
-        found: tuple[Tensor | None, ...] = (None,) * len(ctx.leaves)
-        if arrived:
-            outputs, weights = zip(*arrived, strict=True)
-            found = torch.autograd.grad(
-                outputs, ctx.leaves, weights, retain_graph=True, allow_unused=True
-            )
-        rest = iter(found)
-        return None, None, None, *(next(rest) if n else None for n in ctx.needs_input_grad[3:])
-
-    @classmethod
-    def apply(cls, *arguments: Any, **keywords: Any) -> Any:
-        """(x, v, v_threshold, v_reset, …) -> (spike, v_next); see the class."""
-        try:
-            bound = cls.signature.bind(*arguments, **keywords)
-        except TypeError as error:
-            raise TypeError(f"{cls.__name__}.apply: {error}") from None
-        bound.apply_defaults()
-        given = cls.functions._translated(f"{cls.__name__}.apply", bound.arguments)
-        given |= {k: list(v) for k, v in given.items() if isinstance(v, tuple)}
-        places: list[tuple[str, int | None]] = []
-        for name, value in given.items():
-            if isinstance(value, Tensor):
-                places.append((name, None))
-            elif isinstance(value, list):
-                places += [(name, i) for i, v in enumerate(value) if isinstance(v, Tensor)]
-        tensors = [given[k] if i is None else given[k][i] for k, i in places]
-        run = partial(cls.functions._differentiable, steps=cls.steps)
-        spike, *final = super().apply(run, given, places, *tensors)  # type: ignore[no-untyped-call]
-        return spike, _packed(tuple(final))
-
-
-def _autograd_function(functions: KernelFunctions, name: str, steps: bool) -> type:
-    """`LIFStep` or `LIFMultiStep`."""
-    signature = inspect.Signature(functions._apply_arguments())
-    several = functions._several("states")
-    doc = (
-        f"{functions._name}, {'all time steps' if steps else 'one time step'}, differentiable: "
-        f"`apply({', '.join(signature.parameters)}) -> (spike, v_next)`.\n\n"
-        f"v_reset=None is the soft reset; what the neuron lacks is None{several and '; v' + several}."
-    )
-    body = {"functions": functions, "steps": steps, "signature": signature, "__doc__": doc,
-            "__module__": functions._cls.__module__}  # fmt: skip
-    return type(_Fused)(name, (_Fused,), body)
-
-
 @cache
-def _shared(surrogate: Surrogate | str | int, alpha: float | None) -> Surrogate:
+def _shared(surrogate: str | int, alpha: float | None) -> Surrogate:
     """One module for a name, so that neurons made with it can be found again."""
     return find(surrogate, alpha)
 
 
-def _packed(values: tuple[Any, ...]) -> Any:
-    return values if len(values) > 1 else values[0]
-
-
-def _parameter(
-    name: str, default: Any = _NONE, kind: Any = _EITHER
-) -> inspect.Parameter:
+def _parameter(name: str, default: Any = _NONE, kind: Any = _EITHER) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default)

@@ -12,7 +12,7 @@ from neurogen.compiler.artefact import Artefact
 from neurogen.compiler.expression import Expression, infix, names
 from neurogen.compiler.model import Model
 from neurogen.compiler.passes import kept_rows
-from neurogen.compiler.program import DETACH_RESET, Assign, Kernel, Program
+from neurogen.compiler.program import DETACH_RESET, Assign, Block, Kernel, Program
 from neurogen.compiler.surrogates import TABLE
 
 ABI = 3  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
@@ -121,8 +121,8 @@ def emit(model: Model, program: Program) -> Artefact:
                 "step_arguments": ", ".join(f"{name}: Any" for name in signature),
                 "step_lines": _statements(program.step.body, step),
                 "step_results": ", ".join(step.tensor(e) for _, e in program.step.results),
-                "blocks": [_tuple((b.name, b.of, b.by)) for b in program.jacobian.blocks],
-                "charge_blocks": [_tuple((b.name, b.of, b.by)) for b in program.jacobian.charge_blocks],
+                "blocks": _blocks(program.jacobian.blocks),
+                "charge_blocks": _blocks(program.jacobian.charge_blocks),
                 "charge_uses": _tuple(program.jacobian.uses),
                 "charge_arguments": ", ".join(f"{name}: Any" for name in charge_signature),
                 "block_lines": _statements(program.jacobian.step.body, blocks),
@@ -160,6 +160,10 @@ def _statements(body: tuple[Assign, ...], printer: Printer) -> list[str]:
     lines = [(f"{safe(a.name)} = {printer.tensor(a.expression)}", a.note) for a in body]
     width = min(max((len(text) for text, _ in lines), default=0), 60)
     return [f"{text:<{width}}  # {' '.join(note.split())}" for text, note in lines]
+
+
+def _blocks(blocks: tuple[Block, ...]) -> list[str]:
+    return [_tuple((block.name, block.of, block.by)) for block in blocks]
 
 
 def _results(kernel: Kernel, printer: Printer) -> str:

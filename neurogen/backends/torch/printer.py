@@ -30,8 +30,21 @@ _TORCH = frozenset(
 #: Operators whose derivative can be infinite or undefined where they are not taken.
 _SINGULAR = frozenset(("/", "log", "log1p", "exp", "expm1", "**"))
 
-RESERVED = frozenset(("torch", "fn", "p", "u", "surrogate", "self", "Neuron", "Constant", "None",
-                      "like", "kernel_functions"))
+RESERVED = frozenset(
+    (
+        "torch",
+        "fn",
+        "p",
+        "u",
+        "surrogate",
+        "self",
+        "Neuron",
+        "Constant",
+        "None",
+        "like",
+        "kernel_functions",
+    )
+)
 
 
 def safe(name: str) -> str:
