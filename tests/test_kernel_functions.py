@@ -585,3 +585,12 @@ def test_arguments_can_be_tensors() -> None:
     for k, t in enumerate((2.0, 5.0)):
         row, _ = f.bptt(torch.ones(5, 3).double(), None, *rows[k][2:], tau=t, decay_input=True)
         assert distance(grad_x[:, k], row) < 1e-15
+
+
+def test_the_page_runs() -> None:
+    """The first program of docs/kernel_functions.md."""
+    page = (ROOT / "docs" / "kernel_functions.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    assert names["JACOBIAN"] == ("grad_s_to_h", "grad_v_to_h")
+    assert names["grad_x_seq"].abs().max() > 0
