@@ -6,6 +6,7 @@ ties of max/min share ½ each, clip passes 1 at its bounds, an untaken branch co
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -124,3 +125,13 @@ def phi(a: Tensor) -> Tensor:
         series = 1 + a / (n + 1) * series
     away = torch.where(near, torch.ones_like(a), a)
     return torch.where(near, series, torch.expm1(away) / away)
+
+
+def phi_slope(a: Tensor) -> Tensor:
+    """The derivative of phi, (exp(a) - phi(a)) / a; by its series where that cancels."""
+    near = a.abs() < 1
+    series = torch.zeros_like(a)
+    for n in range(18, -1, -1):
+        series = series * a + 1 / (math.factorial(n) * (n + 2))
+    away = torch.where(near, torch.ones_like(a), a)
+    return torch.where(near, series, (torch.exp(away) - phi(away)) / away)
