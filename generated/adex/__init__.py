@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -82,6 +83,22 @@ class AdExNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(-1, 640, -1, 1, -1, 1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+            ("grad_w_to_h_v", "V.w", "H.v"),
+            ("grad_w_to_h_w", "V.w", "H.w"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+        ),
+        charge=(
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_w_to_v", "H.w", "V.v"),
+            ("grad_h_v_to_w", "H.v", "V.w"),
+            ("grad_h_w_to_w", "H.w", "V.w"),
+        ),
+        uses=("C", "a", "tau_w", "dt"),
+    )
 
     def __init__(
         self,
@@ -122,3 +139,29 @@ class AdExNode(Neuron):
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v      # reset: V[t]
         next_w = h_w + reset_spike * b                                # reset: w[t]
         return spike, next_v, next_w
+
+    @staticmethod
+    def linearise(x: Any, v: Any, w: Any, dt: Any, g_L: Any, E_L: Any, g_L_times_delta_T: Any, v_threshold: Any, v_T: Any, delta_T: Any, C: Any, a: Any, tau_w: Any, v_reset: Any, b: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        exponential = torch.exp((fn.min(v, v_threshold) - v_T) / delta_T)  # used more than once
+        h_v = v + dt * ((g_L * (E_L - v) + g_L_times_delta_T * exponential - w + x) / C)  # dynamics: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_v_by_h_v = 1 - spike + (0 if detach_reset else (v_reset - h_v) * spike_by_h_v)  # d next_v / d h_v
+        next_w_by_h_v = 0 if detach_reset else b * spike_by_h_v       # d next_w / d h_v
+        h_v_by_v = 1 + dt * (g_L_times_delta_T * torch.where(v < v_threshold, fn.number(1, x), torch.where(v > v_threshold, fn.number(0, x), fn.number(0.5, x))) * exponential / delta_T - g_L) / C  # d h_v / d v
+        return spike_by_h_v, next_v_by_h_v, next_w_by_h_v, 1, h_v_by_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, dt: Any, g_L: Any, E_L: Any, g_L_times_delta_T: Any, v_threshold: Any, v_T: Any, delta_T: Any, C: Any, a: Any, tau_w: Any, v_reset: Any, b: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_v_by_x = dt / C          # d h_v / d x
+        h_w_by_v = a * dt / tau_w  # d h_w / d v
+        h_v_by_w = -(dt / C)       # d h_v / d w
+        h_w_by_w = 1 - dt / tau_w  # d h_w / d w
+        return h_v_by_x, h_w_by_v, h_v_by_w, h_w_by_w,
+
+
+# AdEx_hard_reset_fptt, AdEx_bptt, AdExMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(AdExNode, globals())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
@@ -77,6 +78,25 @@ class AdLIFNode(Neuron):
         "b": Learnable(lambda p: 1, "layer", "clamp", (0.0, 2.0), None),
     }
     kernels = Kernels(__file__, kept=(10, 1, 28, 32, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+            ("grad_prev_spike_to_h_v", "V.prev_spike", "H.v"),
+            ("grad_w_to_h_w", "V.w", "H.w"),
+        ),
+        charge=(
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+            ("grad_h_w_to_v", "H.w", "V.v"),
+            ("grad_h_v_to_w", "H.v", "V.w"),
+            ("grad_h_w_to_w", "H.w", "V.w"),
+            ("grad_h_v_to_prev_spike", "H.v", "V.prev_spike"),
+            ("grad_h_w_to_prev_spike", "H.w", "V.prev_spike"),
+            ("grad_h_prev_spike_to_prev_spike", "H.prev_spike", "V.prev_spike"),
+        ),
+        uses=("v_threshold", "alpha", "beta", "a", "b"),
+    )
 
     def __init__(
         self,
@@ -104,3 +124,24 @@ class AdLIFNode(Neuron):
         u_ = h_v - v_threshold                                        # distance to threshold
         spike = surrogate.fire(u_, h_v > v_threshold)                 # fire: S[t]
         return spike, h_v, h_w, spike
+
+    @staticmethod
+    def linearise(x: Any, v: Any, w: Any, prev_spike: Any, beta: Any, a: Any, b: Any, alpha: Any, v_threshold: Any, one_minus_alpha: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_w = beta * w + a * v + b * prev_spike                       # charge: w[t]
+        h_v = alpha * (v - v_threshold * prev_spike) + one_minus_alpha * (x - h_w)  # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        return spike_by_h_v, 1, spike_by_h_v, 1,
+
+    @staticmethod
+    def linearise_charge(x: Any, beta: Any, a: Any, b: Any, alpha: Any, v_threshold: Any, one_minus_alpha: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_v_by_v = -(a * one_minus_alpha) + alpha                     # d h_v / d v
+        h_v_by_w = -(beta * one_minus_alpha)                          # d h_v / d w
+        h_v_by_prev_spike = -(b * one_minus_alpha) - alpha * v_threshold  # d h_v / d prev_spike
+        return one_minus_alpha, h_v_by_v, a, h_v_by_w, beta, h_v_by_prev_spike, b, 1,
+
+
+# AdLIF_hard_reset_fptt, AdLIF_bptt, AdLIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(AdLIFNode, globals())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import PiecewiseQuadratic, Surrogate
 
@@ -77,6 +78,26 @@ class ALIFNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(1, -1, -1, -1, -1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+            ("grad_prev_spike_to_h_v", "V.prev_spike", "H.v"),
+            ("grad_s_to_h_a", "S", "H.a"),
+            ("grad_a_to_h_a", "V.a", "H.a"),
+            ("grad_prev_spike_to_h_a", "V.prev_spike", "H.a"),
+            ("grad_h_v_to_a", "H.v", "V.a"),
+            ("grad_h_v_to_prev_spike", "H.v", "V.prev_spike"),
+        ),
+        charge=(
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+            ("grad_h_a_to_a", "H.a", "V.a"),
+            ("grad_h_a_to_prev_spike", "H.a", "V.prev_spike"),
+            ("grad_h_prev_spike_to_prev_spike", "H.prev_spike", "V.prev_spike"),
+        ),
+        uses=("tau_m", "tau_a", "dt"),
+    )
 
     def __init__(
         self,
@@ -109,3 +130,28 @@ class ALIFNode(Neuron):
         u_ = (h_v - threshold) / threshold - 0                        # distance to threshold
         spike = surrogate.fire(u_, (h_v - threshold) / threshold > 0)  # fire: S[t]
         return spike, h_v, h_a, spike
+
+    @staticmethod
+    def linearise(x: Any, v: Any, a: Any, prev_spike: Any, alpha: Any, one_minus_alpha: Any, v_threshold: Any, beta: Any, rho: Any, one_minus_rho: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_v = alpha * v + one_minus_alpha * x - prev_spike * (v_threshold + beta * a)  # charge: H[t]
+        h_a = rho * a + one_minus_rho * prev_spike                    # charge: a[t]
+        threshold = v_threshold + beta * h_a                          # charge
+        u_ = (h_v - threshold) / threshold - 0                        # distance to threshold
+        u_by_h_v = 1 / threshold                                      # d u / d h_v
+        shared = surrogate.gradient(u_)                               # used more than once
+        spike_by_h_v = u_by_h_v * shared                              # d spike / d h_v
+        u_by_h_a = -(beta * (1 / threshold + (h_v - threshold) / fn.power(threshold, 2)))  # d u / d h_a
+        spike_by_h_a = u_by_h_a * shared                              # d spike / d h_a
+        h_v_by_a = -(beta * prev_spike)                               # d h_v / d a
+        h_v_by_prev_spike = -(v_threshold + beta * a)                 # d h_v / d prev_spike
+        return spike_by_h_v, 1, spike_by_h_v, spike_by_h_a, 1, spike_by_h_a, h_v_by_a, h_v_by_prev_spike,
+
+    @staticmethod
+    def linearise_charge(x: Any, alpha: Any, one_minus_alpha: Any, v_threshold: Any, beta: Any, rho: Any, one_minus_rho: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        return one_minus_alpha, alpha, rho, one_minus_rho, 1,
+
+
+# ALIF_hard_reset_fptt, ALIF_bptt, ALIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(ALIFNode, globals())

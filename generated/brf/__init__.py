@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -78,6 +79,27 @@ class BRFNode(Neuron):
         "b_offset": Learnable(lambda p: 1, "layer", "identity", None, None),
     }
     kernels = Kernels(__file__, kept=(-1, -1, -1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+            ("grad_q_to_h_v", "V.q", "H.v"),
+            ("grad_w_to_h_w", "V.w", "H.w"),
+            ("grad_s_to_h_q", "S", "H.q"),
+            ("grad_q_to_h_q", "V.q", "H.q"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+            ("grad_h_w_to_w", "H.w", "V.w"),
+            ("grad_h_v_to_q", "H.v", "V.q"),
+            ("grad_h_w_to_q", "H.w", "V.q"),
+        ),
+        charge=(
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_w_to_v", "H.w", "V.v"),
+            ("grad_h_v_to_w", "H.v", "V.w"),
+            ("grad_h_q_to_q", "H.q", "V.q"),
+        ),
+        uses=("dt", "omega"),
+    )
 
     def __init__(
         self,
@@ -110,3 +132,29 @@ class BRFNode(Neuron):
         reset_spike = fn.detach(spike) if detach_reset else spike  # S[t] as reset sees it
         next_q = gamma * q + reset_spike                           # reset: q[t]
         return spike, h_v, h_w, next_q
+
+    @staticmethod
+    def linearise(x: Any, v: Any, w: Any, q: Any, damping: Any, dt: Any, frequency: Any, v_threshold: Any, gamma: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        b = damping - q                                            # charge
+        h_v = v + dt * (b * v - frequency * w + x)                 # charge: H[t]
+        u_ = h_v - (v_threshold + q)                               # distance to threshold
+        spike_by_h_v = surrogate.gradient(u_)                      # d spike / d h_v
+        spike_by_q = -spike_by_h_v                                 # d spike / d q
+        next_q_by_q = gamma + (0 if detach_reset else spike_by_q)  # d next_q / d q
+        h_v_by_v = 1 + b * dt                                      # d h_v / d v
+        h_w_by_w = 1 + b * dt                                      # d h_w / d w
+        h_v_by_q = -(dt * v)                                       # d h_v / d q
+        h_w_by_q = -(dt * w)                                       # d h_w / d q
+        return spike_by_h_v, 1, 0 if detach_reset else spike_by_h_v, 1, spike_by_q, next_q_by_q, h_v_by_v, h_w_by_w, h_v_by_q, h_w_by_q,
+
+    @staticmethod
+    def linearise_charge(x: Any, damping: Any, dt: Any, frequency: Any, v_threshold: Any, gamma: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_w_by_v = dt * frequency     # d h_w / d v
+        h_v_by_w = -(dt * frequency)  # d h_v / d w
+        return dt, h_w_by_v, h_v_by_w, 1,
+
+
+# BRF_hard_reset_fptt, BRF_bptt, BRFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(BRFNode, globals())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
@@ -60,6 +61,23 @@ class CLIFNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(1, -1, -1, -1, -1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+            ("grad_m_to_h_v", "V.m", "H.v"),
+            ("grad_v_to_h_m", "V.v", "H.m"),
+            ("grad_m_to_h_m", "V.m", "H.m"),
+            ("grad_h_m_to_x", "H.m", "X.x"),
+            ("grad_h_m_to_v", "H.m", "V.v"),
+            ("grad_h_m_to_m", "H.m", "V.m"),
+        ),
+        charge=(
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+        ),
+        uses=("tau",),
+    )
 
     def __init__(
         self,
@@ -91,3 +109,30 @@ class CLIFNode(Neuron):
         next_m = h_m + reset_spike                                    # reset: m[t]
         next_v = h_v - reset_spike * (v_threshold + torch.sigmoid(h_m + reset_spike))  # reset: V[t]
         return spike, next_v, next_m
+
+    @staticmethod
+    def linearise(x: Any, v: Any, m: Any, one_minus_1_over_tau: Any, tau: Any, v_threshold: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_v = v * one_minus_1_over_tau + x                            # charge: H[t]
+        shared = torch.sigmoid(h_v / tau)                             # used more than once
+        h_m = m * shared                                              # charge: m[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        shared_1 = torch.sigmoid(h_m + spike)                         # used more than once
+        shared_2 = spike * torch.sigmoid(-(h_m + spike)) * shared_1   # used more than once
+        next_v_by_h_v = 1 + (0 if detach_reset else -(v_threshold + shared_2 + shared_1) * spike_by_h_v)  # d next_v / d h_v
+        next_v_by_h_m = -shared_2                                     # d next_v / d h_m
+        h_m_by_x = m * torch.sigmoid(-(h_v / tau)) * shared / tau     # d h_m / d x
+        h_m_by_v = one_minus_1_over_tau * h_m_by_x                    # d h_m / d v
+        h_m_by_m = shared                                             # d h_m / d m
+        return spike_by_h_v, next_v_by_h_v, 0 if detach_reset else spike_by_h_v, next_v_by_h_m, 1, h_m_by_x, h_m_by_v, h_m_by_m,
+
+    @staticmethod
+    def linearise_charge(x: Any, one_minus_1_over_tau: Any, tau: Any, v_threshold: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        return 1, one_minus_1_over_tau,
+
+
+# CLIF_hard_reset_fptt, CLIF_bptt, CLIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(CLIFNode, globals())

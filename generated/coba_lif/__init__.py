@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -82,6 +83,24 @@ class CobaLIFNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(-1, -1, -1, -1, -1, -1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_g_e_to_h_g_e", "V.g_e", "H.g_e"),
+            ("grad_g_i_to_h_g_i", "V.g_i", "H.g_i"),
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+            ("grad_h_v_to_g_e", "H.v", "V.g_e"),
+            ("grad_h_v_to_g_i", "H.v", "V.g_i"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+        ),
+        charge=(
+            ("grad_h_g_e_to_x_e", "H.g_e", "X.x_e"),
+            ("grad_h_g_i_to_x_i", "H.g_i", "X.x_i"),
+            ("grad_h_g_e_to_g_e", "H.g_e", "V.g_e"),
+            ("grad_h_g_i_to_g_i", "H.g_i", "V.g_i"),
+        ),
+        uses=("x_e", "x_i", "tau_e", "tau_i", "dt"),
+    )
 
     def __init__(
         self,
@@ -124,3 +143,38 @@ class CobaLIFNode(Neuron):
         reset_spike = fn.detach(spike) if detach_reset else spike     # S[t] as reset sees it
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v      # reset: V[t]
         return spike, h_g_e, h_g_i, next_v
+
+    @staticmethod
+    def linearise(x_e: Any, x_i: Any, g_e: Any, g_i: Any, v: Any, dt: Any, tau_m: Any, step_g_e: Any, tau_e: Any, step_g_i: Any, tau_i: Any, E_L: Any, E_e: Any, E_i: Any, v_threshold: Any, v_reset: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        shared = -(1 + g_e + g_i)                                     # used more than once
+        z_v = dt * (shared / tau_m)                                   # dt df/dv
+        step_v = dt * fn.phi(z_v)                                     # dt (exp(z) - 1) / z
+        quotient = (E_L - v + g_e * (E_e - v) + g_i * (E_i - v)) / tau_m  # used more than once
+        h_v = v + step_v * quotient                                   # dynamics: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_v_by_h_v = 1 - spike + (0 if detach_reset else (v_reset - h_v) * spike_by_h_v)  # d next_v / d h_v
+        z_v_by_g_e = -(dt / tau_m)                                    # d z_v / d g_e
+        shared_1 = dt * fn.phi_slope(z_v)                             # used more than once
+        step_v_by_g_e = z_v_by_g_e * shared_1                         # d step_v / d g_e
+        h_v_by_g_e = step_v * (E_e - v) / tau_m + step_v_by_g_e * quotient  # d h_v / d g_e
+        z_v_by_g_i = -(dt / tau_m)                                    # d z_v / d g_i
+        step_v_by_g_i = z_v_by_g_i * shared_1                         # d step_v / d g_i
+        h_v_by_g_i = step_v * (E_i - v) / tau_m + step_v_by_g_i * quotient  # d h_v / d g_i
+        h_v_by_v = 1 + step_v * shared / tau_m                        # d h_v / d v
+        return 1, 1, spike_by_h_v, next_v_by_h_v, h_v_by_g_e, h_v_by_g_i, h_v_by_v,
+
+    @staticmethod
+    def linearise_charge(x_e: Any, x_i: Any, dt: Any, tau_m: Any, step_g_e: Any, tau_e: Any, step_g_i: Any, tau_i: Any, E_L: Any, E_e: Any, E_i: Any, v_threshold: Any, v_reset: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_g_e_by_x_e = torch.where(x_e > 0, fn.number(1, like), fn.number(0, like))  # d h_g_e / d x_e
+        h_g_i_by_x_i = torch.where(x_i > 0, fn.number(1, like), fn.number(0, like))  # d h_g_i / d x_i
+        flow_g_e_by_g_e = 1 - step_g_e / tau_e                        # d flow_g_e / d g_e
+        flow_g_i_by_g_i = 1 - step_g_i / tau_i                        # d flow_g_i / d g_i
+        return h_g_e_by_x_e, h_g_i_by_x_i, flow_g_e_by_g_e, flow_g_i_by_g_i,
+
+
+# CobaLIF_hard_reset_fptt, CobaLIF_bptt, CobaLIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(CobaLIFNode, globals())

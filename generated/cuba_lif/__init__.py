@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -75,6 +76,21 @@ class CubaLIFNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(20, 32, 72, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_i_to_h_i", "V.i", "H.i"),
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+        ),
+        charge=(
+            ("grad_h_i_to_x", "H.i", "X.x"),
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_i_to_i", "H.i", "V.i"),
+            ("grad_h_v_to_i", "H.v", "V.i"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+        ),
+        uses=("tau_s", "tau_m", "dt"),
+    )
 
     def __init__(
         self,
@@ -110,3 +126,26 @@ class CubaLIFNode(Neuron):
         reset_spike = fn.detach(spike) if detach_reset else spike     # S[t] as reset sees it
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v if hard_reset else h_v - reset_spike * v_threshold  # reset: V[t]
         return spike, h_i, next_v
+
+    @staticmethod
+    def linearise(x: Any, i: Any, v: Any, tau_s: Any, v_rest_over_tau_m: Any, flow_i_i: Any, held_i_i: Any, flow_v_i: Any, flow_v_v: Any, held_v_i: Any, held_v_v: Any, v_threshold: Any, v_reset: Any, surrogate: Any, detach_reset: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        drive_i = x / tau_s                                           # di/dt at 0
+        h_v = flow_v_i * i + flow_v_v * v + held_v_i * drive_i + held_v_v * v_rest_over_tau_m  # dynamics: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_v_by_h_v = (1 - spike if hard_reset else 1) + (0 if detach_reset else (v_reset - h_v if hard_reset else -v_threshold) * spike_by_h_v)  # d next_v / d h_v
+        return 1, spike_by_h_v, next_v_by_h_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, tau_s: Any, v_rest_over_tau_m: Any, flow_i_i: Any, held_i_i: Any, flow_v_i: Any, flow_v_v: Any, held_v_i: Any, held_v_v: Any, v_threshold: Any, v_reset: Any, like: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        drive_i_by_x = 1 / tau_s            # d drive_i / d x
+        h_i_by_x = drive_i_by_x * held_i_i  # d h_i / d x
+        h_v_by_x = drive_i_by_x * held_v_i  # d h_v / d x
+        return h_i_by_x, h_v_by_x, flow_i_i, flow_v_i, flow_v_v,
+
+
+# CubaLIF_hard_reset_fptt, CubaLIF_bptt, CubaLIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(CubaLIFNode, globals())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -67,6 +68,17 @@ class EIFNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(-1, -1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h", "S", "H.v"),
+            ("grad_v_to_h", "V.v", "H.v"),
+            ("grad_h_to_v", "H.v", "V.v"),
+        ),
+        charge=(
+            ("grad_h_to_x", "H.v", "X.x"),
+        ),
+        uses=("tau",),
+    )
 
     def __init__(
         self,
@@ -100,3 +112,25 @@ class EIFNode(Neuron):
         reset_spike = fn.detach(spike) if detach_reset else spike     # S[t] as reset sees it
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v      # reset: V[t]
         return spike, next_v
+
+    @staticmethod
+    def linearise(x: Any, v: Any, v_leak: Any, delta_T: Any, v_threshold: Any, theta_rh: Any, tau: Any, v_reset: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        exponential = torch.exp((fn.min(v, v_threshold) - theta_rh) / delta_T)  # used more than once
+        h_v = v + (x - (v - v_leak) + delta_T * exponential) / tau    # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_v_by_h_v = 1 - spike + (0 if detach_reset else (v_reset - h_v) * spike_by_h_v)  # d next_v / d h_v
+        h_v_by_v = 1 + (torch.where(v < v_threshold, fn.number(1, x), torch.where(v > v_threshold, fn.number(0, x), fn.number(0.5, x))) * exponential - 1) / tau  # d h_v / d v
+        return spike_by_h_v, next_v_by_h_v, h_v_by_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, v_leak: Any, delta_T: Any, v_threshold: Any, theta_rh: Any, tau: Any, v_reset: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_v_by_x = 1 / tau  # d h_v / d x
+        return h_v_by_x,
+
+
+# EIF_hard_reset_fptt, EIF_bptt, EIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(EIFNode, globals())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -52,6 +53,17 @@ class IFNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(0, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h", "S", "H.v"),
+            ("grad_v_to_h", "V.v", "H.v"),
+        ),
+        charge=(
+            ("grad_h_to_x", "H.v", "X.x"),
+            ("grad_h_to_v", "H.v", "V.v"),
+        ),
+        uses=(),
+    )
 
     def __init__(
         self,
@@ -81,3 +93,22 @@ class IFNode(Neuron):
         reset_spike = fn.detach(spike) if detach_reset else spike     # S[t] as reset sees it
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v if hard_reset else h_v - reset_spike * v_threshold  # reset: V[t]
         return spike, next_v
+
+    @staticmethod
+    def linearise(x: Any, v: Any, v_threshold: Any, v_reset: Any, surrogate: Any, detach_reset: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_v = v + x                                                   # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_v_by_h_v = (1 - spike if hard_reset else 1) + (0 if detach_reset else (v_reset - h_v if hard_reset else -v_threshold) * spike_by_h_v)  # d next_v / d h_v
+        return spike_by_h_v, next_v_by_h_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, v_threshold: Any, v_reset: Any, like: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        return 1, 1,
+
+
+# IF_hard_reset_fptt, IF_bptt, IFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(IFNode, globals())

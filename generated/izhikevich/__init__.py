@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -69,6 +70,23 @@ class IzhikevichNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(-1, -1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+            ("grad_w_to_h_v", "V.w", "H.v"),
+            ("grad_w_to_h_w", "V.w", "H.w"),
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_w_to_x", "H.w", "X.x"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+            ("grad_h_w_to_v", "H.w", "V.v"),
+            ("grad_h_v_to_w", "H.v", "V.w"),
+            ("grad_h_w_to_w", "H.w", "V.w"),
+        ),
+        charge=(
+        ),
+        uses=(),
+    )
 
     def __init__(
         self,
@@ -105,3 +123,33 @@ class IzhikevichNode(Neuron):
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v      # reset: V[t]
         next_w = h_w + reset_spike * d                                # reset: w[t]
         return spike, next_v, next_w
+
+    @staticmethod
+    def linearise(x: Any, v: Any, w: Any, constant: Any, dt_times_a: Any, b: Any, v_threshold: Any, v_reset: Any, d: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        half = v + constant * (0.04 * fn.power(v, 2) + 5 * v + 140 - w + x)  # charge
+        h_v = half + constant * (0.04 * fn.power(half, 2) + 5 * half + 140 - w + x)  # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_v_by_h_v = 1 - spike + (0 if detach_reset else (v_reset - h_v) * spike_by_h_v)  # d next_v / d h_v
+        next_w_by_h_v = 0 if detach_reset else d * spike_by_h_v       # d next_w / d h_v
+        shared = 1 + constant * (5 + 0.08 * half)                     # used more than once
+        h_v_by_x = constant * shared + constant                       # d h_v / d x
+        h_w_by_x = h_v_by_x * (b * dt_times_a)                        # d h_w / d x
+        half_by_v = 1 + constant * (5 + 0.08 * v)                     # d half / d v
+        h_v_by_v = half_by_v * shared                                 # d h_v / d v
+        h_w_by_v = h_v_by_v * (b * dt_times_a)                        # d h_w / d v
+        half_by_w = -constant                                         # d half / d w
+        h_v_by_w = half_by_w * shared - constant                      # d h_v / d w
+        h_w_by_w = h_v_by_w * (b * dt_times_a) + (1 - dt_times_a)     # d h_w / d w
+        return spike_by_h_v, next_v_by_h_v, next_w_by_h_v, 1, h_v_by_x, h_w_by_x, h_v_by_v, h_w_by_v, h_v_by_w, h_w_by_w,
+
+    @staticmethod
+    def linearise_charge(x: Any, constant: Any, dt_times_a: Any, b: Any, v_threshold: Any, v_reset: Any, d: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        return ()
+
+
+# Izhikevich_hard_reset_fptt, Izhikevich_bptt, IzhikevichMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(IzhikevichNode, globals())

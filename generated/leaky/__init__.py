@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import ATan, Surrogate
 
@@ -60,6 +61,17 @@ class LeakyNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(-1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h", "S", "H.v"),
+            ("grad_v_to_h", "V.v", "H.v"),
+            ("grad_h_to_v", "H.v", "V.v"),
+        ),
+        charge=(
+            ("grad_h_to_x", "H.v", "X.x"),
+        ),
+        uses=(),
+    )
 
     def __init__(
         self,
@@ -88,3 +100,21 @@ class LeakyNode(Neuron):
         u_ = h_v - v_threshold                                        # distance to threshold
         spike = surrogate.fire(u_, h_v > v_threshold)                 # fire: S[t]
         return spike, h_v
+
+    @staticmethod
+    def linearise(x: Any, v: Any, decay: Any, v_threshold: Any, surrogate: Any, detach_reset: Any, reset_to_zero: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_v = decay * torch.where(v > v_threshold, fn.number(0, x), v) + x if reset_to_zero else decay * v + x - torch.where(v > v_threshold, v_threshold, fn.number(0, x))  # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        h_v_by_v = decay * torch.where(v > v_threshold, fn.number(0, x), fn.number(1, x)) if reset_to_zero else decay  # d h_v / d v
+        return spike_by_h_v, 1, h_v_by_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, decay: Any, v_threshold: Any, like: Any, reset_to_zero: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        return 1,
+
+
+# Leaky_hard_reset_fptt, Leaky_bptt, LeakyMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(LeakyNode, globals())

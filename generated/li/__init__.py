@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -52,6 +53,17 @@ class LINode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(1,))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h", "S", "H.v"),
+            ("grad_v_to_h", "V.v", "H.v"),
+        ),
+        charge=(
+            ("grad_h_to_x", "H.v", "X.x"),
+            ("grad_h_to_v", "H.v", "V.v"),
+        ),
+        uses=("tau", "decay_input"),
+    )
 
     def __init__(
         self,
@@ -77,3 +89,19 @@ class LINode(Neuron):
         """One step in plain torch: V[t-1] and X[t] to S[t] and V[t]."""
         h_v = v + (x - v) / tau if decay_input else v - v / tau + x  # charge: H[t]
         return h_v, h_v
+
+    @staticmethod
+    def linearise(x: Any, v: Any, tau: Any, surrogate: Any, detach_reset: Any, decay_input: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        return 1, 1,
+
+    @staticmethod
+    def linearise_charge(x: Any, tau: Any, like: Any, decay_input: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_v_by_x = 1 / tau if decay_input else 1  # d h_v / d x
+        h_v_by_v = 1 - 1 / tau                    # d h_v / d v
+        return h_v_by_x, h_v_by_v,
+
+
+# LI_hard_reset_fptt, LI_bptt, LIMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(LINode, globals())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -65,6 +66,17 @@ class LIFRefractoryNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(2, -1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+        ),
+        charge=(
+        ),
+        uses=(),
+    )
 
     def __init__(
         self,
@@ -97,3 +109,24 @@ class LIFRefractoryNode(Neuron):
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v if hard_reset else h_v - reset_spike * v_threshold  # reset: V[t]
         next_ref = fn.detach(reset_spike * n_ref + (1 - reset_spike) * fn.max(ref - 1, fn.number(0, x)))  # reset: ref[t]
         return spike, next_v, next_ref
+
+    @staticmethod
+    def linearise(x: Any, v: Any, ref: Any, v_rest: Any, tau: Any, v_threshold: Any, v_reset: Any, n_ref: Any, surrogate: Any, detach_reset: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_v = torch.where(ref > 0, v, v + (x - (v - v_rest)) / tau)   # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = torch.where(ref <= 0, surrogate.fire(u_, h_v >= v_threshold), fn.number(0, x))  # fire: S[t]
+        spike_by_h_v = torch.where(ref <= 0, surrogate.gradient(u_), fn.number(0, x))  # d spike / d h_v
+        next_v_by_h_v = (1 - spike if hard_reset else 1) + (0 if detach_reset else (v_reset - h_v if hard_reset else -v_threshold) * spike_by_h_v)  # d next_v / d h_v
+        h_v_by_x = torch.where(ref > 0, fn.number(0, x), 1 / tau)     # d h_v / d x
+        h_v_by_v = torch.where(ref > 0, fn.number(1, x), 1 - 1 / tau)  # d h_v / d v
+        return spike_by_h_v, next_v_by_h_v, h_v_by_x, h_v_by_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, v_rest: Any, tau: Any, v_threshold: Any, v_reset: Any, n_ref: Any, like: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        return ()
+
+
+# LIFRefractory_hard_reset_fptt, LIFRefractory_bptt, LIFRefractoryMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(LIFRefractoryNode, globals())

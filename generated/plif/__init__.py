@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -70,6 +71,17 @@ class PLIFNode(Neuron):
         "tau": Learnable(lambda p: 1 / p.init_tau, "layer", "identity", None, lambda p: not p.constrained),
     }
     kernels = Kernels(__file__, kept=(2, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h", "S", "H.v"),
+            ("grad_v_to_h", "V.v", "H.v"),
+        ),
+        charge=(
+            ("grad_h_to_x", "H.v", "X.x"),
+            ("grad_h_to_v", "H.v", "V.v"),
+        ),
+        uses=("decay_input", "constrained", "w", "tau"),
+    )
 
     def __init__(
         self,
@@ -102,3 +114,24 @@ class PLIFNode(Neuron):
         reset_spike = fn.detach(spike) if detach_reset else spike     # S[t] as reset sees it
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v if hard_reset else h_v - reset_spike * v_threshold  # reset: V[t]
         return spike, next_v
+
+    @staticmethod
+    def linearise(x: Any, v: Any, v_rest: Any, reciprocal_tau: Any, v_threshold: Any, v_reset: Any, surrogate: Any, detach_reset: Any, decay_input: Any, constrained: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_v = v + (x - (v - v_rest)) * reciprocal_tau if decay_input else v - (v - v_rest) * reciprocal_tau + x  # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_v_by_h_v = (1 - spike if hard_reset else 1) + (0 if detach_reset else (v_reset - h_v if hard_reset else -v_threshold) * spike_by_h_v)  # d next_v / d h_v
+        return spike_by_h_v, next_v_by_h_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, v_rest: Any, reciprocal_tau: Any, v_threshold: Any, v_reset: Any, like: Any, decay_input: Any, constrained: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_v_by_x = reciprocal_tau if decay_input else 1  # d h_v / d x
+        h_v_by_v = 1 - reciprocal_tau                    # d h_v / d v
+        return h_v_by_x, h_v_by_v,
+
+
+# PLIF_hard_reset_fptt, PLIF_bptt, PLIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(PLIFNode, globals())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -68,6 +69,17 @@ class QIFNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(-1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h", "S", "H.v"),
+            ("grad_v_to_h", "V.v", "H.v"),
+            ("grad_h_to_v", "H.v", "V.v"),
+        ),
+        charge=(
+            ("grad_h_to_x", "H.v", "X.x"),
+        ),
+        uses=("tau",),
+    )
 
     def __init__(
         self,
@@ -101,3 +113,24 @@ class QIFNode(Neuron):
         reset_spike = fn.detach(spike) if detach_reset else spike  # S[t] as reset sees it
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v   # reset: V[t]
         return spike, next_v
+
+    @staticmethod
+    def linearise(x: Any, v: Any, a_0: Any, v_leak: Any, v_c: Any, tau: Any, v_threshold: Any, v_reset: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_v = v + (x + a_0 * (v - v_leak) * (v - v_c)) / tau          # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_v_by_h_v = 1 - spike + (0 if detach_reset else (v_reset - h_v) * spike_by_h_v)  # d next_v / d h_v
+        h_v_by_v = 1 + (a_0 * (v - v_c) + a_0 * (v - v_leak)) / tau   # d h_v / d v
+        return spike_by_h_v, next_v_by_h_v, h_v_by_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, a_0: Any, v_leak: Any, v_c: Any, tau: Any, v_threshold: Any, v_reset: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_v_by_x = 1 / tau  # d h_v / d x
+        return h_v_by_x,
+
+
+# QIF_hard_reset_fptt, QIF_bptt, QIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(QIFNode, globals())

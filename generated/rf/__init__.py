@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -73,6 +74,23 @@ class RFNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(9, 18, -1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_u_to_h_u", "V.u", "H.u"),
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_u_to_h_v", "V.u", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+        ),
+        charge=(
+            ("grad_h_u_to_x", "H.u", "X.x"),
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_u_to_u", "H.u", "V.u"),
+            ("grad_h_v_to_u", "H.v", "V.u"),
+            ("grad_h_u_to_v", "H.u", "V.v"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+        ),
+        uses=("b", "omega", "dt"),
+    )
 
     def __init__(
         self,
@@ -106,3 +124,25 @@ class RFNode(Neuron):
         next_u = (1 - reset_spike) * h_u                              # reset: u[t]
         next_v = reset_spike * v_threshold + (1 - reset_spike) * h_v  # reset: V[t]
         return spike, next_u, next_v
+
+    @staticmethod
+    def linearise(x: Any, u_: Any, v: Any, flow_u_u: Any, flow_u_v: Any, held_u_u: Any, flow_v_u: Any, flow_v_v: Any, held_v_u: Any, v_threshold: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_u = flow_u_u * u_ + flow_u_v * v + held_u_u * x             # dynamics: u[t]
+        h_v = flow_v_u * u_ + flow_v_v * v + held_v_u * x             # dynamics: H[t]
+        u_1 = h_v - v_threshold                                       # distance to threshold
+        spike = surrogate.fire(u_1, h_v >= v_threshold)               # fire: S[t]
+        next_u_by_h_u = 1 - spike                                     # d next_u / d h_u
+        spike_by_h_v = surrogate.gradient(u_1)                        # d spike / d h_v
+        next_u_by_h_v = 0 if detach_reset else -h_u * spike_by_h_v    # d next_u / d h_v
+        next_v_by_h_v = 1 - spike + (0 if detach_reset else (v_threshold - h_v) * spike_by_h_v)  # d next_v / d h_v
+        return next_u_by_h_u, spike_by_h_v, next_u_by_h_v, next_v_by_h_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, flow_u_u: Any, flow_u_v: Any, held_u_u: Any, flow_v_u: Any, flow_v_v: Any, held_v_u: Any, v_threshold: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        return held_u_u, held_v_u, flow_u_u, flow_v_u, flow_u_v, flow_v_v,
+
+
+# RF_hard_reset_fptt, RF_bptt, RFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(RFNode, globals())

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -91,6 +92,33 @@ class SRMNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(0, 5, 10, 32, 64, -1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+            ("grad_eta_0_1_to_h_v", "V.eta_0_1", "H.v"),
+            ("grad_theta_0_1_to_h_v", "V.theta_0_1", "H.v"),
+            ("grad_epsilon_0_to_h_epsilon_0", "V.epsilon_0", "H.epsilon_0"),
+            ("grad_epsilon_1_to_h_epsilon_1", "V.epsilon_1", "H.epsilon_1"),
+            ("grad_eta_0_1_to_h_eta_0_1", "V.eta_0_1", "H.eta_0_1"),
+            ("grad_s_to_h_theta_0_1", "S", "H.theta_0_1"),
+            ("grad_eta_0_1_to_h_theta_0_1", "V.eta_0_1", "H.theta_0_1"),
+            ("grad_theta_0_1_to_h_theta_0_1", "V.theta_0_1", "H.theta_0_1"),
+        ),
+        charge=(
+            ("grad_h_epsilon_1_to_x", "H.epsilon_1", "X.x"),
+            ("grad_h_v_to_epsilon_0", "H.v", "V.epsilon_0"),
+            ("grad_h_epsilon_0_to_epsilon_0", "H.epsilon_0", "V.epsilon_0"),
+            ("grad_h_epsilon_1_to_epsilon_0", "H.epsilon_1", "V.epsilon_0"),
+            ("grad_h_v_to_epsilon_1", "H.v", "V.epsilon_1"),
+            ("grad_h_epsilon_0_to_epsilon_1", "H.epsilon_0", "V.epsilon_1"),
+            ("grad_h_epsilon_1_to_epsilon_1", "H.epsilon_1", "V.epsilon_1"),
+            ("grad_h_v_to_eta_0_1", "H.v", "V.eta_0_1"),
+            ("grad_h_eta_0_1_to_eta_0_1", "H.eta_0_1", "V.eta_0_1"),
+            ("grad_h_theta_0_1_to_theta_0_1", "H.theta_0_1", "V.theta_0_1"),
+        ),
+        uses=("tau_m", "tau_s", "tau_recov", "tau_theta", "dt"),
+    )
 
     def __init__(
         self,
@@ -130,3 +158,28 @@ class SRMNode(Neuron):
         next_eta_0_1 = h_eta_0_1 + neg_eta_0 * spike                  # response to the spike
         next_theta_0_1 = h_theta_0_1 + theta_0 * spike                # response to the spike
         return spike, h_v, h_epsilon_0, h_epsilon_1, next_eta_0_1, next_theta_0_1
+
+    @staticmethod
+    def linearise(x: Any, v: Any, epsilon_0: Any, epsilon_1: Any, eta_0_1: Any, theta_0_1: Any, epsilon_flow_0_0: Any, epsilon_flow_0_1: Any, epsilon_flow_1_0: Any, epsilon_flow_1_1: Any, one_over_tau_s: Any, eta_flow_0_0: Any, theta_flow_0_0: Any, v_threshold: Any, neg_eta_0: Any, theta_0: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_epsilon_0 = epsilon_flow_0_0 * epsilon_0 + epsilon_flow_0_1 * epsilon_1  # response epsilon, component 0
+        h_eta_0_1 = eta_flow_0_0 * eta_0_1                            # response eta, component 0
+        h_v = h_epsilon_0 + h_eta_0_1                                 # charge: H[t]
+        h_theta_0_1 = theta_flow_0_0 * theta_0_1                      # response theta, component 0
+        u_ = h_v - (v_threshold + h_theta_0_1)                        # distance to threshold
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_eta_0_1_by_h_v = spike_by_h_v * neg_eta_0                # d next_eta_0_1 / d h_v
+        next_theta_0_1_by_h_v = spike_by_h_v * theta_0                # d next_theta_0_1 / d h_v
+        spike_by_h_theta_0_1 = -spike_by_h_v                          # d spike / d h_theta_0_1
+        next_eta_0_1_by_h_theta_0_1 = spike_by_h_theta_0_1 * neg_eta_0  # d next_eta_0_1 / d h_theta_0_1
+        next_theta_0_1_by_h_theta_0_1 = 1 + spike_by_h_theta_0_1 * theta_0  # d next_theta_0_1 / d h_theta_0_1
+        return spike_by_h_v, 1, next_eta_0_1_by_h_v, next_theta_0_1_by_h_v, 1, 1, 1, spike_by_h_theta_0_1, next_eta_0_1_by_h_theta_0_1, next_theta_0_1_by_h_theta_0_1,
+
+    @staticmethod
+    def linearise_charge(x: Any, epsilon_flow_0_0: Any, epsilon_flow_0_1: Any, epsilon_flow_1_0: Any, epsilon_flow_1_1: Any, one_over_tau_s: Any, eta_flow_0_0: Any, theta_flow_0_0: Any, v_threshold: Any, neg_eta_0: Any, theta_0: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        return one_over_tau_s, epsilon_flow_0_0, epsilon_flow_0_0, epsilon_flow_1_0, epsilon_flow_0_1, epsilon_flow_0_1, epsilon_flow_1_1, eta_flow_0_0, eta_flow_0_0, theta_flow_0_0,
+
+
+# SRM_hard_reset_fptt, SRM_bptt, SRMMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(SRMNode, globals())

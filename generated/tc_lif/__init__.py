@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
@@ -67,6 +68,23 @@ class TCLIFNode(Neuron):
         "c_2": Learnable(lambda p: 0, "layer", "sigmoid", None, None),
     }
     kernels = Kernels(__file__, kept=(0, 1, 2, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_d_to_h_d", "V.d", "H.d"),
+            ("grad_s_to_h_v", "S", "H.v"),
+            ("grad_d_to_h_v", "V.d", "H.v"),
+            ("grad_v_to_h_v", "V.v", "H.v"),
+        ),
+        charge=(
+            ("grad_h_d_to_x", "H.d", "X.x"),
+            ("grad_h_v_to_x", "H.v", "X.x"),
+            ("grad_h_d_to_d", "H.d", "V.d"),
+            ("grad_h_v_to_d", "H.v", "V.d"),
+            ("grad_h_d_to_v", "H.d", "V.v"),
+            ("grad_h_v_to_v", "H.v", "V.v"),
+        ),
+        uses=("c_1", "c_2"),
+    )
 
     def __init__(
         self,
@@ -98,3 +116,25 @@ class TCLIFNode(Neuron):
         next_d = h_d - reset_spike * gamma                         # reset: d[t]
         next_v = h_v - reset_spike * v_threshold                   # reset: V[t]
         return spike, next_d, next_v
+
+    @staticmethod
+    def linearise(x: Any, d: Any, v: Any, c_1: Any, c_2: Any, v_threshold: Any, gamma: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_d = d - c_1 * v + x                                         # charge: d[t]
+        h_v = v + c_2 * h_d                                           # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_d_by_h_v = 0 if detach_reset else -gamma * spike_by_h_v  # d next_d / d h_v
+        next_v_by_h_v = 1 + (0 if detach_reset else -v_threshold * spike_by_h_v)  # d next_v / d h_v
+        return 1, spike_by_h_v, next_d_by_h_v, next_v_by_h_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, c_1: Any, c_2: Any, v_threshold: Any, gamma: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_d_by_v = -c_1                # d h_d / d v
+        h_v_by_v = h_d_by_v * c_2 + 1  # d h_v / d v
+        return 1, c_2, 1, c_2, h_d_by_v, h_v_by_v,
+
+
+# TCLIF_hard_reset_fptt, TCLIF_bptt, TCLIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(TCLIFNode, globals())

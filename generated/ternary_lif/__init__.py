@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
@@ -60,6 +61,17 @@ class TernaryLIFNode(Neuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(1, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h", "S", "H.v"),
+            ("grad_v_to_h", "V.v", "H.v"),
+        ),
+        charge=(
+            ("grad_h_to_x", "H.v", "X.x"),
+            ("grad_h_to_v", "H.v", "V.v"),
+        ),
+        uses=("decay",),
+    )
 
     def __init__(
         self,
@@ -90,3 +102,23 @@ class TernaryLIFNode(Neuron):
         reset_spike = fn.detach(spike) if detach_reset else spike     # S[t] as reset sees it
         next_v = h_v * (1 - torch.abs(reset_spike))                   # reset: V[t]
         return spike, next_v
+
+    @staticmethod
+    def linearise(x: Any, v: Any, decay: Any, v_threshold: Any, surrogate: Any, detach_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_v = decay * v + x                                           # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to the threshold
+        u_1 = -h_v - v_threshold                                      # distance to its mirror image
+        spike = surrogate.fire(u_, h_v >= v_threshold) - surrogate.fire(u_1, -h_v >= v_threshold)  # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_) - -surrogate.gradient(u_1)  # d spike / d h_v
+        next_v_by_h_v = 1 - torch.abs(spike) + (0 if detach_reset else -(h_v * fn.sign(spike)) * spike_by_h_v)  # d next_v / d h_v
+        return spike_by_h_v, next_v_by_h_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, decay: Any, v_threshold: Any, like: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        return 1, decay,
+
+
+# TernaryLIF_hard_reset_fptt, TernaryLIF_bptt, TernaryLIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(TernaryLIFNode, globals())
