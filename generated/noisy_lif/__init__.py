@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import Bound, Constant, Kernels, Learnable
+from neurogen.runtime import kernel_functions
+from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.stochastic import StochasticNeuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
@@ -66,6 +67,17 @@ class NoisyLIFNode(StochasticNeuron):
     learnable = {
     }
     kernels = Kernels(__file__, kept=(2, -1))
+    blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
+        step=(
+            ("grad_s_to_h", "S", "H.v"),
+            ("grad_v_to_h", "V.v", "H.v"),
+        ),
+        charge=(
+            ("grad_h_to_x", "H.v", "X.x"),
+            ("grad_h_to_v", "H.v", "V.v"),
+        ),
+        uses=("tau",),
+    )
 
     def __init__(
         self,
@@ -98,3 +110,24 @@ class NoisyLIFNode(StochasticNeuron):
         reset_spike = fn.detach(spike) if detach_reset else spike     # S[t] as reset sees it
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v if hard_reset else h_v - reset_spike * v_threshold  # reset: V[t]
         return spike, next_v
+
+    @staticmethod
+    def linearise(x: Any, v: Any, xi: Any, v_rest: Any, tau: Any, sigma: Any, v_threshold: Any, v_reset: Any, surrogate: Any, detach_reset: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of `JACOBIAN` at V[t-1] and X[t]: dS/dH, dV/dH and what else a state enters."""
+        h_v = v + (x - (v - v_rest)) / tau + sigma * xi               # charge: H[t]
+        u_ = h_v - v_threshold                                        # distance to threshold
+        spike = surrogate.fire(u_, h_v >= v_threshold)                # fire: S[t]
+        spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
+        next_v_by_h_v = (1 - spike if hard_reset else 1) + (0 if detach_reset else (v_reset - h_v if hard_reset else -v_threshold) * spike_by_h_v)  # d next_v / d h_v
+        return spike_by_h_v, next_v_by_h_v,
+
+    @staticmethod
+    def linearise_charge(x: Any, v_rest: Any, tau: Any, sigma: Any, v_threshold: Any, v_reset: Any, like: Any, hard_reset: Any) -> tuple[Any, ...]:
+        """The blocks of the charge that no state enters: dH/dX and dH/dV."""
+        h_v_by_x = 1 / tau      # d h_v / d x
+        h_v_by_v = 1 - 1 / tau  # d h_v / d v
+        return h_v_by_x, h_v_by_v,
+
+
+# NoisyLIF_hard_reset_fptt, NoisyLIF_bptt, NoisyLIFMultiStep and the like: docs/kernel_functions.md
+__getattr__, __dir__ = kernel_functions.export(NoisyLIFNode, globals())

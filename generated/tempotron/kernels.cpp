@@ -319,9 +319,9 @@ extern "C" void backward(const Backward* const a_) {
 template <typename Share>
 static void sum(const neurogen::Sum<Share, real>& a_, const int64_t threads_) {
 #pragma omp parallel for schedule(static) num_threads(int(threads_)) if (threads_ > 1)
-  for (int64_t k_ = 0; k_ < a_.count * a_.chunks; ++k_)
+  for (int64_t k_ = 0; k_ < a_.steps * a_.count * a_.chunks; ++k_)
     a_.partial[k_] = neurogen::sum_chunk(a_, k_ / a_.chunks, k_ % a_.chunks);
-  for (int64_t element_ = 0; element_ < a_.count; ++element_)
+  for (int64_t element_ = 0; element_ < a_.steps * a_.count; ++element_)
     a_.total[element_] = neurogen::sum_partials(a_, element_);
 }
 extern "C" void sum_blocks(const neurogen::Sum<double, real>* const a_, const int64_t threads_) { sum(*a_, threads_); }

@@ -273,10 +273,10 @@ extern "C" __global__ void backward(const Backward a_) {
 // The gradient of a constant: the neurons' shares, summed in a fixed order by two passes.
 extern "C" __global__ void sum_chunks(const neurogen::Sum<real, real> a_) {
   const int64_t k_ = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (k_ < a_.count * a_.chunks) a_.partial[k_] = neurogen::sum_chunk(a_, k_ / a_.chunks, k_ % a_.chunks);
+  if (k_ < a_.steps * a_.count * a_.chunks) a_.partial[k_] = neurogen::sum_chunk(a_, k_ / a_.chunks, k_ % a_.chunks);
 }
 extern "C" __global__ void sum_partials(const neurogen::Sum<real, real> a_) {
   const int64_t element_ = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (element_ < a_.count) a_.total[element_] = neurogen::sum_partials(a_, element_);
+  if (element_ < a_.steps * a_.count) a_.total[element_] = neurogen::sum_partials(a_, element_);
 }
 #endif
