@@ -24,6 +24,7 @@ from neurogen.compiler.expression import (
     walk,
 )
 from neurogen.compiler.numeric import evaluate, transformed
+from neurogen.compiler.passes import Fresh
 from neurogen.compiler.program import DETACH_RESET, HARD_RESET, Matrix
 from neurogen.compiler.source import Path
 from neurogen.compiler.spec import BROKEN, Equation, Parameter, Spec, State
@@ -116,8 +117,9 @@ class Scope:
         self.stepped |= {w.name for w in spec.learnable if w.per == "step"}
         ordered = (item.name for item in (*spec.let, *spec.charge))
         self.later = {name for name in ordered if not self.is_state(name)}
-        self.taken = {*seen, *_BASE, *(item.name for item in spec.charge), "spike", "v_rest", "dt",
-                      DETACH_RESET, HARD_RESET, "spiking"}  # fmt: skip
+        steps = (item.name for item in spec.charge)
+        words = ("spike", "v_rest", "dt", DETACH_RESET, HARD_RESET, "spiking")
+        self.fresh = Fresh((*seen, *_BASE, *steps, *words))
         assigned = {item.name for item in spec.reset.assignments}
         has_v = any(state.name == "v" for state in self.states)
         rule = spec.reset.rule
@@ -229,15 +231,6 @@ class Scope:
         flags = (flag.name for flag in self.spec.flags)
         return {name: Name(name) for name in (*sorted(self.parameter_names), *flags)}
 
-    def fresh(self, wanted: str) -> str:
-        """A name no one has: `wanted`, or `wanted` with a number."""
-        name, number = wanted, 0
-        while name in self.taken:
-            number += 1
-            name = f"{wanted}_{number}"
-        self.taken.add(name)
-        return name
-
     def add(
         self, code: str, path: Path, message: str, hint: str = "", *, at: int | None = None,
         width: int | None = 1, key: bool = False,
@@ -330,7 +323,7 @@ class Scope:
             elif name in self.later:
                 fail("NG012", node, f"'{name}' has no value here yet", "its own line comes later",
                      len(name))  # fmt: skip
-            elif only_parameters and (name in self.taken or name == "spike"):
+            elif only_parameters and (name in self.fresh.taken or name == "spike"):
                 fail("NG025", node, f"'{name}' is no parameter", _ONLY, len(name))
             elif self.draws(node):
                 fail("NG038", node, f"the noise '{name}' is drawn for `charge` and `dynamics` only",
