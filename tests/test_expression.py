@@ -23,7 +23,7 @@ from neurogen.compiler.expression import (
     substitute,
     walk,
 )
-from neurogen.compiler.numeric import evaluate, transformed
+from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.tokens import MAX_DEPTH, ExpressionError
 
 V, X, TWO = Name("v"), Name("x"), Number(2.0)
@@ -304,18 +304,3 @@ def test_names_take_their_values() -> None:
 
 def test_an_untaken_branch_is_not_evaluated() -> None:
     assert evaluate(parse("1 if v > 0 else missing"), {"v": 1.0}) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("transform", "bounds", "value"),
-    [
-        ("identity", None, 0.5),
-        ("sigmoid", None, 1 / (1 + math.exp(-0.5))),
-        ("sigmoid", (-2.0, 2.0), -2 + 4 / (1 + math.exp(-0.5))),
-        ("softplus", None, math.log1p(math.exp(0.5))),
-        ("exp", None, math.exp(0.5)),
-        ("clamp", (0.0, 0.25), 0.25),
-    ],
-)
-def test_transforms(transform: str, bounds: tuple[float, float] | None, value: float) -> None:
-    assert transformed(0.5, transform, bounds) == pytest.approx(value, rel=1e-15)

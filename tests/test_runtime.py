@@ -9,6 +9,7 @@ import copy
 import gc
 import inspect
 import itertools
+import math
 import os
 import pickle
 import subprocess
@@ -472,6 +473,29 @@ def test_a_parameter_that_does_not_fit_the_input() -> None:
         node.tau, node.v_reset = 2.0, torch.zeros(5)
         with pytest.raises(ValueError, match=r"\[5\]"):
             node(inputs(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "init", "raw"),
+    [
+        ("identity", -2.5, -2.5),
+        ("sigmoid", 0.25, -math.log(3)),
+        ("sigmoid, bounds: [-2, 2]", 1.0, math.log(3)),
+        ("softplus", math.log(2), 0.0),
+        ("softplus", 40.0, 40.0),
+        ("softplus", 1e-6, math.log(math.expm1(1e-6))),
+        ("exp", 0.5, -math.log(2)),
+        ("clamp, bounds: [0, 1]", 1.0, 1.0),
+        ("exp", "2 * log(1 + 2) + sqrt(3 + 1)", math.log(2 * math.log(3) + 2)),
+    ],
+)
+def test_equations_see_init_at_first(options: str, init: float | str, raw: float) -> None:
+    text = f"name: A\nlearnable: {{w: {{init: {init}, transform: {options}}}}}\ncharge: w + 0 * x"
+    node = load_text(text)(v_threshold=1e9, backend="torch")
+    assert node.w.item() == pytest.approx(raw, rel=1e-6, abs=1e-7)
+    node(torch.zeros(1))
+    seen = init if isinstance(init, float) else 2 * math.log(3) + 2
+    assert node.v.item() == pytest.approx(seen, rel=1e-5)
 
 
 def test_learnables_per_layer_channel_and_neuron() -> None:

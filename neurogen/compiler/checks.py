@@ -24,6 +24,7 @@ from neurogen.compiler.program import Assign
 from neurogen.compiler.scope import Scope
 from neurogen.compiler.source import Path, printable
 from neurogen.compiler.surrogates import TABLE, compiled
+from neurogen.compiler.transforms import TRANSFORMS
 
 #: Names times operations, summed over the statements; the largest neurons of `specs/` need 1000.
 MAX_EFFORT = 10_000
@@ -76,7 +77,7 @@ def bounds(scope: Scope) -> None:
         if w.transform == "clamp" and w.bounds is None:
             scope.add("NG004", ("learnable", w.name), "`transform: clamp` needs `bounds`",
                       "bounds: [low, high]", key=True, width=None)  # fmt: skip
-        if w.bounds is not None and w.transform not in {"clamp", "sigmoid"}:
+        if w.bounds is not None and not TRANSFORMS[w.transform].bounded:
             message = "`bounds` go with `transform: clamp` or `transform: sigmoid`"
             scope.add("NG005", ("learnable", w.name, "bounds"), message)
 

@@ -107,19 +107,6 @@ def evaluate(expression: Expression, values: Mapping[str, float]) -> float:
     return _FUNCTIONS[symbol](*given)
 
 
-def transformed(raw: float, transform: str, bounds: tuple[float, float] | None) -> float:
-    """What equations see of a learnable's raw value."""
-    low, high = bounds or (0.0, 1.0)
-    match transform:
-        case "sigmoid":
-            return low + (high - low) * _sigmoid(raw)
-        case "clamp":
-            return min(max(raw, low), high)
-        case "identity":
-            return raw
-    return _FUNCTIONS[transform](raw)
-
-
 def _power(base: float, exponent: int) -> float:
     """Left to right, like every backend."""
     product = base

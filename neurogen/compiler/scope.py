@@ -23,11 +23,12 @@ from neurogen.compiler.expression import (
     substitute,
     walk,
 )
-from neurogen.compiler.numeric import evaluate, transformed
+from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.passes import Fresh
 from neurogen.compiler.program import DETACH_RESET, HARD_RESET, Matrix
 from neurogen.compiler.source import Path
 from neurogen.compiler.spec import BROKEN, Equation, Parameter, Spec, State
+from neurogen.compiler.transforms import outside
 from neurogen.errors import Mistake, SpecError
 
 _BASE = {
@@ -211,13 +212,14 @@ class Scope:
             if init is None or names(init) & refused:
                 continue
             value = evaluate(init, values)
-            low, high = w.bounds or (-math.inf, math.inf)
             if not math.isfinite(value):
                 self.add("NG033", path, f"the initial value is {value:g}", width=None)
-            elif w.transform == "clamp" and (value < low or value > high):
-                outside = f"lies outside [{low:g}, {high:g}]"
-                self.add("NG033", path, f"the initial value {value:g} {outside}", width=None)
-            learnt[w.name] = transformed(value, w.transform, w.bounds)
+            elif interval := outside(w, value):
+                self.add("NG033", path,
+                         f"the initial value {value:g} lies outside {interval}, the range of "
+                         f"`transform: {w.transform}`",
+                         "`init` is what the equations see at first", width=None)  # fmt: skip
+            learnt[w.name] = value
         values |= learnt
         parameters = self.parameter_scope()
         for state in self.states:

@@ -91,10 +91,6 @@ def _sigmoid(value: Tensor, bounds: Bounds) -> Tensor:
     return low + (high - low) * torch.sigmoid(value)
 
 
-def _softplus(value: Tensor, bounds: Bounds) -> Tensor:
-    return torch.nn.functional.softplus(value) + (bounds or (0.0,))[0]
-
-
 def _clamp(value: Tensor, bounds: Bounds) -> Tensor:
     return torch.clamp(value, *(bounds or (None, None)))
 
@@ -103,7 +99,7 @@ def _clamp(value: Tensor, bounds: Bounds) -> Tensor:
 TRANSFORMS: dict[str, Callable[[Tensor, Bounds], Tensor]] = {
     "identity": lambda value, bounds: value,
     "sigmoid": _sigmoid,
-    "softplus": _softplus,
+    "softplus": lambda value, bounds: torch.nn.functional.softplus(value),
     "exp": lambda value, bounds: torch.exp(value),
     "clamp": _clamp,
 }

@@ -14,6 +14,7 @@ from neurogen.compiler.model import Model
 from neurogen.compiler.passes import kept_rows
 from neurogen.compiler.program import DETACH_RESET, Assign, Block, Kernel, Program
 from neurogen.compiler.surrogates import TABLE
+from neurogen.compiler.transforms import raw
 
 ABI = 3  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
 
@@ -109,7 +110,7 @@ def emit(model: Model, program: Program) -> Artefact:
                 "learnable": [
                     {
                         "name": w.name,
-                        "init": prelude.show(w.init.expression),
+                        "init": prelude.show(raw(w)),
                         "options": f'"{w.per}", "{w.transform}", {w.bounds!r}, '
                         f"{when(dict(model.learnable_when).get(w.name))}",
                     }

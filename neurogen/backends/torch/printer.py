@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from neurogen.compiler.expression import ATOM, Apply, Expression, Name, Number, names, walk
+from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.program import is_flag_condition
 
 _BINDS: Mapping[str, int] = {
@@ -126,7 +127,9 @@ class Printer:
 
     def tensor(self, node: Expression) -> str:
         """An argument that must be a tensor."""
-        return self.number(literal(node.value)) if isinstance(node, Number) else self.show(node)
+        if not names(node):  # torch takes no Python number where it wants a tensor
+            return self.number(literal(evaluate(node, {})))
+        return self.show(node)
 
     def divisor(self, node: Expression, binds: int) -> str:
         """An operand of a division: of a Python number torch takes the reciprocal on GPUs."""
