@@ -1,7 +1,8 @@
 """The command line: arguments, tables, exit codes.
 
-Exit 0: fine. 1: a spec is wrong, or a file is stale. 2: wrong usage. Whatever a command needs is
-imported inside it, so that `neurogen --help` is instant and `neurogen build` never loads torch.
+Exit 0: fine. 1: a spec is wrong, or a file is stale. 2: wrong usage. Warnings leave the exit code
+as it is, unless `check --strict` asks otherwise. Whatever a command needs is imported inside it, so
+that `neurogen --help` is instant and `neurogen build` never loads torch.
 """
 
 from __future__ import annotations
@@ -92,6 +93,59 @@ def build(
     if built and not failures:
         _summary(built)
     sys.exit(1 if failures else 0)
+
+
+@main.command()
+@click.argument("specs", nargs=-1, type=click.Path(path_type=Path), metavar="SPEC...")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="How mistakes are shown; github annotates a pull request.",
+)
+@click.option("--strict", is_flag=True, help="Exit 1 for warnings, too.")
+def check(specs: tuple[Path, ...], form: str, strict: bool) -> None:
+    """Find every mistake of each SPEC, and warn of what looks wrong. Writes no file."""
+    from neurogen.compiler.pipeline import check_file
+    from neurogen.messages import FORMATS
+
+    if not specs:
+        raise click.UsageError("name at least one SPEC, e.g. neurogen check specs/lif.yaml")
+    found = [mistake for spec in specs for mistake in check_file(spec)]
+    if found or form == "json":
+        click.echo(FORMATS[form](found))
+    warnings = sum(mistake.is_warning for mistake in found)
+    errors = len(found) - warnings
+    counts = [_count(len(specs), "spec"), _count(errors, "mistake"), _count(warnings, "warning")]
+    click.echo(", ".join(counts), err=True)
+    sys.exit(1 if errors or (strict and warnings) else 0)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+@main.command()
+@click.argument("code", required=False)
+@click.option("--markdown", is_flag=True, help="Print the page of all codes, docs/mistakes.md.")
+def explain(code: str | None, markdown: bool) -> None:
+    """Say more about a CODE, such as NG012; list all codes where none is given."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from neurogen.messages import page, section
+    from neurogen.mistakes import CODES
+
+    if markdown:
+        click.echo(page(), nl=False)
+    elif code is None:
+        click.echo("\n".join(f"{known}  {title}" for known, title in CODES.items()))
+    elif code.upper() in CODES:
+        Console().print(Markdown(section(code.upper())))
+    else:
+        raise click.UsageError(f"there is no code '{code}'; neurogen explain lists them all")
 
 
 def _check(folders: dict, specs: list[str], out: Path) -> int:  # type: ignore[type-arg]

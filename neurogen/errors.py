@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from neurogen.mistakes import FIRST_WARNING
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -28,7 +30,7 @@ class Mistake:
     """One mistake in a spec.
 
     Attributes:
-        code: Stable code, a key of `neurogen.mistakes.CODES` (`NG012`).
+        code: Stable code, a key of `neurogen.mistakes.MISTAKES` (`NG012`).
         message: What was found, in one line.
         location: Where.
         field: Dotted path of the key (`charge.v`), empty for the whole file.
@@ -43,10 +45,16 @@ class Mistake:
     hint: str = ""
     width: int = 1
 
+    @property
+    def is_warning(self) -> bool:
+        """Whether the neuron is built all the same."""
+        return self.code >= FIRST_WARNING
+
     def __str__(self) -> str:
         """`file:line:column: NG012 field: message`, the line with a caret, and the hint."""
         field = f"{self.field}: " if self.field else ""
-        lines = [f"{self.location}: {self.code} {field}{self.message}"]
+        code = f"warning {self.code}" if self.is_warning else self.code
+        lines = [f"{self.location}: {code} {field}{self.message}"]
         if self.location.text.strip():
             skipped = max(0, self.location.column - 61)  # a long line is shown around its caret
             shown = self.location.text[skipped : skipped + 100].rstrip()

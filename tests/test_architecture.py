@@ -28,7 +28,7 @@ GENERATED = sorted((ROOT / "generated").glob("*/__init__.py"))
 
 #: Part of the package -> the parts that it may import. The first pattern that fits a module counts.
 PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "errors": (r"errors|mistakes", ()),
+    "errors": (r"errors|mistakes|messages", ()),
     "pipeline": (r"compiler\.pipeline", ("errors", "compiler", "emit")),
     "compiler": (r"compiler(\..*)?", ("errors",)),
     "launch": (r"backends\.(\w+\.launch|toolchain)", ("errors", "runtime", "backends")),

@@ -136,6 +136,17 @@ def reset_rule(scope: Scope) -> None:
                   "reset: {a: expression} resets a", width=None)  # fmt: skip
 
 
+def reset_of_other_spikes(scope: Scope) -> None:
+    """`spike*v_reset + (1 - spike)*v` resets where a spike is 0 or 1; one of -1 would double v."""
+    fire = scope.spec.fire
+    if fire is None or fire.kind == "binary" or scope.reset not in {"auto", "hard"}:
+        return
+    path: Path = ("reset",) if scope.spec.source.root.key("reset") else ("fire", "kind")
+    message = f"the hard reset is for spikes of 0 and 1, not for `kind: {fire.kind}`"
+    hint = "`reset: soft`, or say what v becomes: reset: {v: v * (1 - abs(spike))}"
+    scope.add("NG038", path, message, hint, width=None)
+
+
 def surrogate(scope: Scope) -> None:
     """The surrogate is one of the table with its parameters, or a function of u and its own."""
     declared = scope.spec.surrogate
@@ -150,7 +161,10 @@ def surrogate(scope: Scope) -> None:
         scope.add("NG012", ("surrogate", "name"), message, hint, width=None)
     else:
         known = [name for name, _ in TABLE[chosen].parameters]
-        for word in given:
+        for word, value in declared.parameters:
+            if word in TABLE[chosen].positive and value <= 0:
+                message = f"{word} of the surrogate {chosen} must be above 0, not {value:g}"
+                scope.add("NG033", ("surrogate", word), message, width=None)
             if word not in known:
                 message = f"the surrogate {chosen} has no parameter '{printable(word)}'"
                 hint = did_you_mean(word, known) or f"it has {', '.join(known)}"
@@ -226,6 +240,6 @@ def _members(
 
 
 CHECKS: tuple[Callable[[Scope], None], ...] = (
-    size_of_dynamics, time_step, bounds, levels, kernel_time, per_step, reset_rule, surrogate,
-    example,
+    size_of_dynamics, time_step, bounds, levels, kernel_time, per_step, reset_rule,
+    reset_of_other_spikes, surrogate, example,
 )  # fmt: skip

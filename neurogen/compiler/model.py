@@ -30,6 +30,7 @@ from neurogen.compiler.program import (
     Matrix,
     StateVariable,
 )
+from neurogen.compiler.risks import Risk
 from neurogen.compiler.schemes import SCHEMES, SchemeError, System, Values
 from neurogen.compiler.scope import BASE_FIRE, Scope
 from neurogen.compiler.source import Path
@@ -58,6 +59,8 @@ class Model:
         charge, fire, after: Statements up to H[t], S[t] and V[t]; `after` ends with the output.
         output: The name that leaves the step.
         grad_output: What the backward pass calls its gradient.
+        definitions: What the operands of `risks` name besides parameters and statements.
+        risks: Operands that must keep to a domain.
     """
 
     spec: Spec
@@ -74,6 +77,8 @@ class Model:
     after: tuple[Assign, ...]
     output: str
     grad_output: str
+    definitions: tuple[tuple[str, Expression], ...]
+    risks: tuple[Risk, ...]
 
     @property
     def statements(self) -> tuple[Assign, ...]:
@@ -448,6 +453,8 @@ class _Step:
             after=drawn[self.fired :],
             output=self.output,
             grad_output=scope.fresh("grad_output"),
+            definitions=tuple(scope.definitions.items()),
+            risks=tuple(scope.risks),
         )
 
     def learnable_when(

@@ -85,6 +85,8 @@ _FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "clip": lambda a, low, high: _extreme(_extreme(a, low, max), high, min),
     "detach": lambda a: a,
     "heaviside": lambda a: float(a >= 0),
+    "fire": lambda condition, u: float(condition),
+    "phi": lambda a: _divide(_exp(a, math.expm1), a) if a else 1.0,
 }
 
 

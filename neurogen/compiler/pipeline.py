@@ -4,6 +4,7 @@
     spec       YAML data     -> Spec: names, numbers, equations     reader.py, spec.py
     model      Spec          -> Model: charge, fire, reset          model.py
     adjoint    Model         -> Program: the step and its transpose adjoint.py, program.py
+    warnings   Model         -> what is legal and looks wrong       trial.py, warnings.py
     emit       Program       -> text, a file a backend              backends/*/emit.py
     artefact   text          -> file, if it changed                 artefact.py
 
@@ -23,6 +24,7 @@ from neurogen.compiler.artefact import Artefact
 from neurogen.compiler.model import Model, build_model
 from neurogen.compiler.program import Program
 from neurogen.compiler.reader import read_spec
+from neurogen.compiler.warnings import find_warnings
 from neurogen.errors import Location, Mistake, SpecError
 
 MAX_FILE = 1 << 20
@@ -51,6 +53,15 @@ def compile_text(text: str, file: str = "<text>") -> Compiled:
     program = build_program(model)
     artefacts = tuple(emit(model, program) for emit in _emitters())
     return Compiled(model, program, artefacts)
+
+
+def check_file(path: Path) -> tuple[Mistake, ...]:
+    """Every mistake of a spec file; its warnings, if it has no mistakes. Writes nothing."""
+    try:
+        compiled = compile_file(path)
+    except SpecError as error:
+        return error.mistakes
+    return find_warnings(compiled.model, compiled.program)
 
 
 def compile_file(path: Path) -> Compiled:

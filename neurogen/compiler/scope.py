@@ -26,6 +26,7 @@ from neurogen.compiler.expression import (
 from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.passes import Fresh
 from neurogen.compiler.program import DETACH_RESET, HARD_RESET, Matrix
+from neurogen.compiler.risks import Risk, risk
 from neurogen.compiler.source import Path
 from neurogen.compiler.spec import BROKEN, Equation, Parameter, Spec, State
 from neurogen.compiler.transforms import outside
@@ -66,6 +67,7 @@ class Scope:
         previous_spike: Name of the state that holds the last spike, empty if no equation asks.
         matrices: Matrices whose exponentials constants are elements of.
         stepped: Parameters and learnables that may have a value per time step.
+        risks: Operands that must keep to a domain, in every equation that was resolved.
         respond: What a call of a response kernel means: (kernel, argument as written, resolved).
     """
 
@@ -76,6 +78,7 @@ class Scope:
         self.used: set[str] = set()
         self.previous_spike = ""
         self.matrices: list[Matrix] = []
+        self.risks: list[Risk] = []
         self.respond: Callable[[str, Expression, Expression], Expression] | None = None
         self.states = spec.states or _BASE_STATES
         self.initials: dict[str, Expression] = {}
@@ -261,6 +264,7 @@ class Scope:
         if equation.expression == BROKEN:
             return None
         count = len(self.mistakes)
+        guards: list[Expression] = []
 
         def fail(code: str, node: Expression, message: str, hint: str = "", width: int = 1) -> None:
             self.add(code, path, message, hint, at=node.at, width=width)
@@ -295,14 +299,29 @@ class Scope:
                 return Apply("+", (Apply("*", (number, taken)),
                                    Apply("*", (Apply("-", (_ONE, number)), untaken))))  # fmt: skip
             before = len(self.mistakes)
-            inner = tuple(visit(a, k) for a, k in zip(arguments, entry.takes, strict=True))
+            inner = branches(node) if symbol == "where" else tuple(
+                visit(a, k) for a, k in zip(arguments, entry.takes, strict=True))  # fmt: skip
             if len(self.mistakes) == before:
                 check_numbers(node, inner, fail)
+            if found := risk(path, node, inner, tuple(guards)):
+                self.risks.append(found)
             if symbol == "heaviside":
                 return Apply("where", (Apply(">=", (inner[0], _ZERO)), _ONE, _ZERO))
             if symbol == "step":
                 return Apply("fire", (Apply(">=", (inner[0], _ZERO)), inner[0]))
             return Apply(symbol, inner, node.at)
+
+        def branches(node: Apply) -> tuple[Expression, ...]:
+            """A condition, and what stands under it and under its contrary."""
+            condition = visit(node.arguments[0], "condition")
+            inner = [condition]
+            for guard, branch in zip(
+                (condition, Apply("not", (condition,))), node.arguments[1:], strict=True
+            ):
+                guards.append(guard)
+                inner.append(visit(branch, "real"))
+                guards.pop()
+            return tuple(inner)
 
         result = visit(equation.expression, kind)
         return result if len(self.mistakes) == count else None

@@ -92,7 +92,7 @@ class Source:
         """A mistake at a path.
 
         Args:
-            code: A key of `neurogen.mistakes.CODES`.
+            code: A key of `neurogen.mistakes.MISTAKES`.
             path: Keys and indices from the root; followed as far as they exist.
             message: What was found.
             hint: What to do about it.

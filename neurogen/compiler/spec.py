@@ -45,7 +45,16 @@ RESERVED: Mapping[str, str] = {
 
 #: Names that no parameter of a surrogate can have besides.
 SHAPE_RESERVED = frozenset(
-    ("arguments", "fire", "gradient", "kernel", "primitive", "set_spiking_mode", "slope")
+    (
+        "arguments",
+        "fire",
+        "gradient",
+        "kernel",
+        "positive",
+        "primitive",
+        "set_spiking_mode",
+        "slope",
+    )
 )
 
 Per = Literal["layer", "channel", "neuron", "step"]

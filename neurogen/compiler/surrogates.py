@@ -24,6 +24,7 @@ class SurrogateFunction:
         parameters: Shape parameters and their defaults.
         slope: dS/du as people write it, for documentation only.
         doc: Where it comes from, and what is special about its defaults.
+        positive: Shape parameters that must be above 0: else the slope is 0, negative or NaN.
     """
 
     class_name: str
@@ -31,6 +32,7 @@ class SurrogateFunction:
     parameters: tuple[tuple[str, float], ...]
     slope: str
     doc: str = ""
+    positive: tuple[str, ...] = ("alpha",)
 
 
 #: Default shape parameters give a largest slope of 1, except Erf and PiecewiseExp, which keep the
@@ -97,6 +99,7 @@ TABLE: Mapping[str, SurrogateFunction] = {
         "where(u < 0, leak * u, k * u)",
         (("leak", 0.0), ("k", 1.0)),
         "leak where u < 0, else k",
+        positive=(),
     ),
     "fast_sigmoid": SurrogateFunction(
         "FastSigmoid",
@@ -111,6 +114,7 @@ TABLE: Mapping[str, SurrogateFunction] = {
         (("alpha", 4.0), ("beta", 1.0)),
         "alpha s (1 - s) where u < 0, else beta / (1 + u)",
         "Suetake et al. (2022), S2NN.",
+        positive=("alpha", "beta"),
     ),
     "log_tailed_relu": SurrogateFunction(
         "LogTailedReLU",
@@ -118,6 +122,7 @@ TABLE: Mapping[str, SurrogateFunction] = {
         (("alpha", 0.0),),
         "alpha where u <= 0, 1 where u <= 1, else 1 / u",
         "Cai et al. (2017), Deep learning with low precision by half-wave Gaussian quantization.",
+        positive=(),
     ),
     "nonzero_sign_log_abs": SurrogateFunction(
         "NonzeroSignLogAbs",

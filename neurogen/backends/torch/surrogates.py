@@ -21,6 +21,7 @@ def surrogate_class(
     primitive: Expression,
     parameters: tuple[tuple[str, float], ...],
     doc: str,
+    positive: tuple[str, ...] = (),
 ) -> str:
     """The text of one class and of its function form."""
     value, slope = compiled(primitive)
@@ -52,6 +53,7 @@ def surrogate_class(
                 }
                 for name, default in parameters
             ],
+            "positive": positive,
             "primitive": infix(value),
             "slope": infix(slope),
             "c_primitive": clike.show_real(value),
@@ -70,7 +72,10 @@ def surrogate_table() -> Artefact:
         doc = f"Surrogate with the gradient {entry.slope}."
         if entry.doc:
             doc += "\n\n    " + "\n    ".join(textwrap.wrap(entry.doc, 92))
-        classes.append(surrogate_class(entry.class_name, name, primitive, entry.parameters, doc))
+        text = surrogate_class(
+            entry.class_name, name, primitive, entry.parameters, doc, entry.positive
+        )
+        classes.append(text)
     exported = sorted({*TABLE, *(entry.class_name for entry in TABLE.values())})
     text = render("torch", "table.py.jinja", {"surrogates": classes, "names": exported})
     return Artefact("runtime/surrogate/table.py", text)

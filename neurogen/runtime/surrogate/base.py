@@ -50,11 +50,13 @@ class Surrogate(nn.Module):
 
     Attributes:
         shape: Names of the shape parameters, in the order of the kernels.
+        positive: Those of them that must be above 0.
         kernel: C++ and CUDA text of `primitive` and `slope`.
         spiking: Step forwards, or the primitive.
     """
 
     shape: ClassVar[tuple[str, ...]] = ()
+    positive: ClassVar[tuple[str, ...]] = ()
     kernel: ClassVar[str] = ""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -82,6 +84,8 @@ class Surrogate(nn.Module):
             value = float(value.detach() if isinstance(value, Tensor) else value)
             if not math.isfinite(value):
                 raise ValueError(f"{type(self).__name__}.{name} must be finite, not {value}")
+            if name in type(self).positive and value <= 0:
+                raise ValueError(f"{type(self).__name__}.{name} must be above 0, not {value:g}")
         super().__setattr__(name, value)
 
     @property

@@ -20,6 +20,7 @@ class Sigmoid(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -60,6 +61,7 @@ class ATan(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -100,6 +102,7 @@ class PiecewiseQuadratic(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -140,6 +143,7 @@ class PiecewiseExp(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -178,6 +182,7 @@ class SoftSign(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -218,6 +223,7 @@ class SuperSpike(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -259,6 +265,7 @@ class Erf(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -299,6 +306,7 @@ class Rect(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -380,6 +388,7 @@ class FastSigmoid(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -421,6 +430,7 @@ class S2NN(Surrogate):
     """
 
     shape = ("alpha", "beta", )
+    positive = ("alpha", "beta", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
@@ -501,6 +511,7 @@ class NonzeroSignLogAbs(Surrogate):
     """
 
     shape = ("alpha", )
+    positive = ("alpha", )
     kernel = """
 template <typename real>
 NEUROGEN_FN real primitive(const real u, [[maybe_unused]] const real* const p_) {
