@@ -189,8 +189,8 @@ MISTAKES: Mapping[str, Explanation] = {
     "NG030": _entry(
         "the fire condition is not a threshold",
         "A neuron fires where `a >= b` or `a > b`: the surrogate's slope is taken at a - b."
-        " Conditions beside the threshold, such as a refractory period, are the guard `if`. A threshold over"
-        " parameters only would fire always, or never.",
+        " Conditions beside the threshold, such as a refractory period, are the guard `if`. A"
+        " threshold over parameters only would fire always, or never.",
         "states: {v: 0.0, ref: 0.0}\ncharge: {v: v + x, ref: ref * 0.5}\n"
         "fire: v >= 1 and ref <= 0.1\nreset: {ref: ref + spike}",
         "states: {v: 0.0, ref: 0.0}\ncharge: {v: v + x, ref: ref * 0.5}\n"

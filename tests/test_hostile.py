@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
+import socket
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import fuzzing
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from neurogen.compiler.pipeline import Compiled, compile_text
+from neurogen.compiler.pipeline import compile_text
 from neurogen.compiler.source import MAX_MISTAKES
 from neurogen.errors import SpecError
 from neurogen.mistakes import CODES
 
-ROOT = Path(__file__).parents[1]
+FOUND = sorted((Path(__file__).parent / "data" / "fuzzing").glob("*.yaml"))
 
 # -- hostile text ----------------------------------------------------------------------------------
 
@@ -120,13 +125,19 @@ def test_hostile_text_is_refused_at_once(what: str) -> None:
         assert len(str(mistake)) < 1_000
 
 
-@pytest.mark.parametrize(
-    "text",
-    ['"""', "'''", "*/", "//", "\\", "\\n", "??/", "{{ 7 * 7 }}", "{% raw %}", "#}", "%s{0}$x",
-     "import os", "\u00e9\u4e2d\U0001f9e0", "end\\", '\\"""', "trailing \\\\", "a\tb"],
+#: What ends a comment, a string, a docstring or a template in one of the languages, or begins one.
+BREAKERS = (
+    '"""', "'''", '"', "'", "`", "\\", "\\n", "\\\\", "end\\", '\\"""', "\\N{BELL}", "\\x22\\x22",
+    "*/", "/*", "//", "// \\", "*\\\n/", "??/", "??=define x", "%:define x", "#include <x>",
+    "#endif", 'R"(', ')"', "<%", "%>", "{{ 7 * 7 }}", "{% raw %}", "{# #}", "#}", "%s{0}$x", "${x}",
+    "import os", "__import__('os')", "''' + x + '''", "\n\nimport os\n", "\n#define double float\n",
+    "a\tb", "\u00e9\u4e2d\U0001f9e0", "static_assert(false)", "asm", "__global__", "lambda", "None",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*BREAKERS, " ".join(BREAKERS), "".join(BREAKERS)])
 def test_text_stays_inside_what_it_is_rendered_into(text: str) -> None:
-    quoted = "'" + text.replace("'", "''") + "'"
+    quoted = json.dumps(text)
     compiled = compile_text(
         f"name: A\nsummary: {quoted}\nreference: {quoted}\ndoc: {quoted}\n"
         f"parameters: {{tau: {{default: 2, unit: {quoted}, doc: {quoted}}}}}\n"
@@ -154,74 +165,47 @@ def _code(text: str) -> str:
 
 
 def _uncommented(text: str) -> str:
-    assert "??/" not in text and not re.search(r"\\\n", text)
-    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
+    """C++ as the compiler sees it without comments, trigraphs included."""
+    command = ["g++", "-trigraphs", "-w", "-fpreprocessed", "-dD", "-E", "-P", "-x", "c++", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
-# -- fuzzing ---------------------------------------------------------------------------------------
-
-CORPUS = [
-    path.read_text(encoding="utf-8")
-    for folder in ("specs", "tests/specs/valid", "tests/specs/invalid")
-    for path in sorted((ROOT / folder).glob("*.yaml"))
-]
-_PIECES = """v x spike prev(spike) step(v) heaviside(v) detach(x) 0 -1 1e300 1e-300 **2 **-2 * / + -
-( ) if else and or not >= > == exp(x) log(v) sqrt(v) max(v,1) round(v) v_rest dt output none hard
-fire: reset: charge: states: learnable: parameters: flags: dynamics: scheme: kernels: surrogate:
-expect: { } [ ] : , ' " | & * ! # % @ null true ~ ? --- tau w u s v-v 0*v x/(v-v) 1e300*v*1e300
-init: default: name: let: inputs: integer:"""
-PIECES = [*_PIECES.split(), "\n", "\n  ", "\t", "\0", "\u202e", "- "]
+# -- fuzzing: `python tests/fuzzing.py` runs the same for as long as one likes --------------------
 
 
-@st.composite
-def mutated_specs(draw: st.DrawFn) -> str:
-    text = draw(st.sampled_from(CORPUS))
-    for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, len(text)))
-        match draw(st.integers(0, 4)):
-            case 0:
-                text = text[:place] + text[place + draw(st.integers(1, 12)) :]
-            case 1:
-                text = text[:place] + draw(st.sampled_from(PIECES)) + text[place:]
-            case 2:
-                text = text[:place] + draw(st.characters()) + text[place:]
-            case 3:
-                lines = text.split("\n")
-                lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from(lines)))
-                text = "\n".join(lines)
-            case 4:
-                words = list(re.finditer(r"[A-Za-z_]\w*|[-+*/]|\d+\.?\d*", text))
-                if words:
-                    word = draw(st.sampled_from(words))
-                    other = draw(st.sampled_from([w[0] for w in words] + PIECES))
-                    text = text[: word.start()] + other + text[word.end() :]
-    return text
-
-
-def outcome(text: str) -> Compiled | SpecError:
-    try:
-        return compile_text(text)
-    except SpecError as error:
-        assert error.mistakes
-        for mistake in error.mistakes:
-            assert mistake.code in CODES and mistake.message.isprintable()
-        return error
-
-
-@given(mutated_specs())
-@settings(max_examples=150)
-def test_a_mutated_spec_is_a_neuron_or_a_mistake(text: str) -> None:
-    outcome(text)
-
-
-@given(st.text(max_size=200) | st.text("name:charge{}[]()v+x*-/ \n#'\"|>&!", max_size=120))
-@settings(max_examples=100)
+@given(fuzzing.inputs)
+@settings(max_examples=400)
 def test_any_text_is_a_neuron_or_a_mistake(text: str) -> None:
-    outcome(text)
+    with fuzzing.sandbox():
+        fuzzing.outcome(text)
 
 
-@given(st.text("vx()+-*/.,<>=!0123456789e if else and not exp min\n", max_size=60))
-@settings(max_examples=150)
-def test_any_equation_is_a_neuron_or_a_mistake(text: str) -> None:
-    quoted = text.replace("'", "''")
-    outcome(f"name: A\ncharge: 'v + x + {quoted}'\n")
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
+def test_what_fuzzing_found_stays_mended(path: Path) -> None:
+    text = path.read_bytes().decode("utf-8", errors="surrogatepass")
+    with fuzzing.sandbox():
+        fuzzing.outcome(text)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: Path("/etc/hostname").read_text(encoding="utf-8"),
+        lambda: os.system("true"),
+        lambda: eval("1 + 1"),
+        lambda: Path("/nowhere").unlink(),
+        lambda: socket.socket(),
+        lambda: subprocess.Popen(["true"]),
+    ],
+)
+def test_the_sandbox_notices(act: Callable[[], object]) -> None:
+    with pytest.raises(fuzzing.Escape), fuzzing.sandbox():
+        act()
+
+
+def test_the_sandbox_has_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzzing, "SECONDS", 0.05)
+    with pytest.raises(fuzzing.Escape, match=r"took more than 0\.05 s"), fuzzing.sandbox():
+        while True:
+            pass

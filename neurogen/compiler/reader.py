@@ -217,7 +217,7 @@ class _Reader:
         hint = hint or "keys here are " + ", ".join(sorted(readers))
         message = f"unknown key '{printable(word)}'"
         mistake = self.source.mistake("NG003", (*path, word), message, hint, key=True)
-        self.note(replace(mistake, field=".".join(map(str, path))))
+        self.note(replace(mistake, field=".".join(printable(str(step)) for step in path)))
         if node.key(meant):
             return ""
         if meant and not path:
