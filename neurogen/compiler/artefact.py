@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import platform
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +48,10 @@ class Artefact:
             return False
         target = folder / self.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        _sweep(target)
+        descriptor, temporary = tempfile.mkstemp(
+            prefix=f".{target.name}.{_machine()}.{os.getpid()}.", suffix=".tmp", dir=target.parent
+        )
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(self.text.encode())
@@ -56,7 +61,25 @@ class Artefact:
             os.umask(umask)
             os.chmod(temporary, 0o666 & ~umask)
             os.replace(temporary, target)
-        except BaseException:
+        except BaseException as error:
             Path(temporary).unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename is None:  # a full disk has no name
+                error.filename = str(target)
             raise
         return True
+
+
+def _machine() -> str:
+    """This machine, as part of a file's name."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _sweep(target: Path) -> None:
+    """Remove what writers of this machine left behind that were killed before they ended."""
+    for leftover in target.parent.glob(f".{target.name}.{_machine()}.*.tmp"):
+        try:
+            os.kill(int(leftover.name.split(".")[-3]), 0)
+        except ProcessLookupError:
+            leftover.unlink(missing_ok=True)
+        except (ValueError, OSError):
+            continue  # not ours
