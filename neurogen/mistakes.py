@@ -246,14 +246,6 @@ MISTAKES: Mapping[str, Explanation] = {
         "charge: v + x\nsurrogate: {primitive: floor(u)}",
         "charge: v + x\nsurrogate: {primitive: sigmoid(4 * u)}",
     ),
-    "NG038": _entry(
-        "the default hard reset is for spikes of 0 and 1",
-        "The hard reset is `spike*v_reset + (1 - spike)*v`. With a ternary spike of -1 it would"
-        " double v, with a multilevel spike of 3 turn it to -2 v; `reset: auto` may choose it."
-        " Write `reset: soft`, which subtracts `spike*v_threshold`, or what v becomes.",
-        "charge: v + x\nfire: {when: v >= v_threshold, kind: ternary}",
-        "charge: v + x\nfire: {when: v >= v_threshold, kind: ternary}\nreset: soft",
-    ),
     "NG040": _entry(
         "the scheme does not apply to the dynamics",
         "`exact` needs dynamics that are proved linear in the states: a matrix exponential of any"
@@ -268,6 +260,14 @@ MISTAKES: Mapping[str, Explanation] = {
         " the whole past.",
         "kernels: {epsilon: 1 / (1 + s)}\ncharge: v_rest + epsilon(x)",
         "kernels: {epsilon: s * exp(-s / 2)}\ncharge: v_rest + epsilon(x)",
+    ),
+    "NG042": _entry(
+        "the default hard reset is for spikes of 0 and 1",
+        "The hard reset is `spike*v_reset + (1 - spike)*v`. With a ternary spike of -1 it would"
+        " double v, with a multilevel spike of 3 turn it to -2 v; `reset: auto` may choose it."
+        " Write `reset: soft`, which subtracts `spike*v_threshold`, or what v becomes.",
+        "charge: v + x\nfire: {when: v >= v_threshold, kind: ternary}",
+        "charge: v + x\nfire: {when: v >= v_threshold, kind: ternary}\nreset: soft",
     ),
     "NG101": _entry(
         "something is divided by what can be 0",

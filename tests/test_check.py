@@ -123,13 +123,13 @@ def test_the_hard_reset_is_for_binary_spikes(kind: str) -> None:
     spec = f"name: A\ncharge: v + x\nfire: {{when: v >= v_threshold, kind: {kind}}}\n"
     for reset in ("", "reset: auto", "reset: hard"):
         (found,) = found_in(spec + reset)
-        assert found.startswith("NG038")
+        assert found.startswith("NG042")
     for reset in ("reset: soft", "reset: none", "reset: {v: v * (1 - abs(spike))}"):
         assert not found_in(spec + reset)
 
 
 def test_a_subtracted_ternary_spike_acts_both_ways() -> None:
-    """What NG038 is about: after a spike of -1 the membrane is nearer to rest, not further."""
+    """What NG042 is about: after a spike of -1 the membrane is nearer to rest, not further."""
     import torch
 
     text = "name: A\ncharge: v + x\nfire: {when: v >= v_threshold, kind: ternary}\nreset: soft"

@@ -144,7 +144,7 @@ def reset_of_other_spikes(scope: Scope) -> None:
     path: Path = ("reset",) if scope.spec.source.root.key("reset") else ("fire", "kind")
     message = f"the hard reset is for spikes of 0 and 1, not for `kind: {fire.kind}`"
     hint = "`reset: soft`, or say what v becomes: reset: {v: v * (1 - abs(spike))}"
-    scope.add("NG038", path, message, hint, width=None)
+    scope.add("NG042", path, message, hint, width=None)
 
 
 def surrogate(scope: Scope) -> None:
