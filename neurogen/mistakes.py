@@ -246,6 +246,20 @@ MISTAKES: Mapping[str, Explanation] = {
         "charge: v + x\nsurrogate: {primitive: floor(u)}",
         "charge: v + x\nsurrogate: {primitive: sigmoid(4 * u)}",
     ),
+    "NG038": _entry(
+        "a noise is drawn elsewhere than in `charge` or `dynamics`",
+        "A noise is one number for each neuron and step, drawn where the membrane is charged. A"
+        " threshold, a reset or a temporary that needs it reads a step of `charge` that carries it.",
+        "noise: {xi: normal}\ncharge: v + x\nfire: v + xi >= v_threshold",
+        "noise: {xi: normal}\ncharge: {v: v + x, seen: v + xi}\nfire: seen >= v_threshold",
+    ),
+    "NG039": _entry(
+        "an initial value has one number, a parameter one for each time step",
+        "What is `per: step` has a value for each t = 0 ... T-1; a state before the first step, and"
+        " the constants of a response kernel, need one that is there for all of them.",
+        "parameters: {start: {default: 0.5, per: step}}\nstates: {v: start}\ncharge: v + x",
+        "parameters: {start: {default: 0.5, per: neuron}}\nstates: {v: start}\ncharge: v + x",
+    ),
     "NG040": _entry(
         "the scheme does not apply to the dynamics",
         "`exact` needs dynamics that are proved linear in the states: a matrix exponential of any"
