@@ -86,11 +86,6 @@ MISTAKES: Mapping[str, Explanation] = {
         "parameters: {tau: 2.0, tau: 3.0}\ncharge: v + x / tau",
         "parameters: {tau: 3.0}\ncharge: v + x / tau",
     ),
-    "NG007": Explanation(
-        "not yet supported",
-        "The language has this key, this version of the compiler does not. It is refused rather"
-        " than ignored; docs/language.md marks what is meant.",
-    ),
     "NG008": _entry(
         "the spec is too large",
         "A spec is a few lines. Limits on characters, names, flags, depth and on the work that its"
@@ -248,8 +243,8 @@ MISTAKES: Mapping[str, Explanation] = {
     ),
     "NG038": _entry(
         "a noise is drawn elsewhere than in `charge` or `dynamics`",
-        "A noise is one number for each neuron and step, drawn where the membrane is charged. A"
-        " threshold, a reset or a temporary that needs it reads a step of `charge` that carries it.",
+        "A noise is one number for each neuron and step, drawn where the neuron is charged. A"
+        " threshold, a reset or a temporary that needs it reads a step of `charge` that has it.",
         "noise: {xi: normal}\ncharge: v + x\nfire: v + xi >= v_threshold",
         "noise: {xi: normal}\ncharge: {v: v + x, seen: v + xi}\nfire: seen >= v_threshold",
     ),
