@@ -50,7 +50,8 @@ def unpacked(value: Any) -> list[Any]:
 def parameters(node: Any, function: Any) -> dict[str, Any]:
     """What a function takes of a node: its parameters, raw learnables and flags."""
     names = inspect.signature(function).parameters
-    return {
+    seed = {"seed": node.seed} if "seed" in names else {}
+    return seed | {
         name: node._current(name) for name in (*node.parameter_names, *node.flags, *node.learnable)
         if name in names and node._current(name) is not None and name != "hard_reset"
     }  # fmt: skip
@@ -116,7 +117,8 @@ def test_the_chain_is_the_gradient(row: tuple[str, Case]) -> None:
         for n, v in verify.constructor_values(node).items()
     }
     reference = verify.reference_of(text, case, arguments)
-    inputs, state = verify.make_inputs(node, reference, case, problem, case.dtype)
+    chance = verify.make_chance(node, problem, case.dtype)
+    inputs, state = verify.make_inputs(node, reference, case, problem, case.dtype, chance)
     tested = verify._run(node, inputs, state, tuple(reference.initial))
     start = [state.get(n, None) for n in node.states]
     grads = [tested.weights["output"], *(tested.weights.get(n) for n in node.states)]
@@ -131,9 +133,9 @@ def test_the_chain_is_the_gradient(row: tuple[str, Case]) -> None:
         found = chain(node, [x.detach() for x in inputs],
                       [s if s is None else s.detach() for s in start], grads)  # fmt: skip
     states = {n: v.detach() for n, v in state.items()}
-    same = reference.run([x.detach() for x in inputs], states, dtype=case.dtype)
+    same = reference.run([x.detach() for x in inputs], states, dtype=case.dtype, noise=chance.noise)
     expected = verify._reference_gradients(
-        reference, inputs, state, arguments, same, tested.weights, torch.float64
+        reference, inputs, state, arguments, same, tested.weights, chance.noise, torch.float64
     )
     limit = verify.GRADIENT_LIMIT[case.dtype]
     assert max(float(g.abs().max()) for g in expected.values()) > 0
@@ -594,3 +596,38 @@ def test_the_page_runs() -> None:
     exec(page.split("```python\n")[1].split("```")[0], names)
     assert names["JACOBIAN"] == ("grad_s_to_h", "grad_v_to_h")
     assert names["grad_x_seq"].abs().max() > 0
+
+
+def test_noise_that_multiplies_an_input_is_a_block() -> None:
+    """`bptt` cannot know the noise; and without a seed each call draws anew."""
+    text = (
+        "name: Synapse\nnoise: {xi: normal}\nstates: {v: {init: {uniform: [0, 0.5]}}}\n"
+        "charge: v + x * (1 + xi)\n"
+    )
+    cls = load_text(text)
+    f = KernelFunctions(cls)
+    assert "grad_h_to_x" in f.JACOBIAN
+    x = torch.randn(6, 5, dtype=torch.float64).requires_grad_()
+    node = cls(seed=3, backend="torch", step_mode="m")
+    g = torch.randn(6, 5, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad((node(x) * g).sum(), x)
+    spike, _, *blocks = f.hard_reset_fptt_with_grad(x.detach(), None, seed=3)
+    assert torch.equal(spike, node.functional(x.detach())[0])
+    assert distance(f.bptt(g, None, *blocks)[0], wanted) < 1e-14
+    first, second = (f.hard_reset_fptt(x.detach(), None)[1] for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_a_value_per_step() -> None:
+    glif = load("glif")
+    f = KernelFunctions(glif)
+    node = glif(step_mode="m", shape={"step": (6,), "channel": (4,)} if len(
+        {w.per for w in glif.learnable.values()} - {"layer"}) > 1 else (6,)).double()  # fmt: skip
+    torch.nn.init.normal_(node.conduct)
+    x = torch.randn(6, 3, 4, dtype=torch.float64).requires_grad_()
+    g = torch.randn_like(x)
+    (wanted,) = torch.autograd.grad((node(x) * g).sum(), x)
+    raw = {name: node._current(name) for name in glif.learnable}
+    reset = "hard" if "hard_reset_fptt" in dir(f) else "soft"
+    _, _, *blocks = getattr(f, f"{reset}_reset_fptt_with_grad")(x.detach(), (None, None), **raw)
+    assert distance(f.bptt(g, (None, None), *blocks, **raw)[0], wanted) < 1e-13

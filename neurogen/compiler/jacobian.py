@@ -69,13 +69,13 @@ class _Sweep:
         self.calculus = Calculus()
         self.body: list[Assign] = []
         self.partials: dict[tuple[str, str], Expression] = {}
-        self.ignored = set(model.flags) | {
+        self.ignored = {*model.flags, *(noise.name for noise in model.noise)} | {
             name for s in model.states if not s.differentiable
             for name in (s.name, s.charged, s.following)
         }  # fmt: skip
         self.fresh = Fresh(a.name for a in model.statements)
         self.fresh.taken |= {*model.spec.inputs, *model.flags, *(s.name for s in model.states)}
-        self.fresh.taken |= {c.name for c in model.constants}
+        self.fresh.taken |= {c.name for c in model.constants} | {n.name for n in model.noise}
 
     def __call__(self, seed: str, cut: frozenset[str]) -> dict[str, Expression]:
         """The tangents by `seed` that are not 0; what `cut` names is held."""
@@ -119,7 +119,8 @@ def _arrange(
     body = tuple(a for a in forward if not isinstance(a.expression, Name))
     body += tuple(Assign(a.name, plain(a.expression), a.note) for a in sweep.body)
     kept: tuple[list[tuple[Block, Expression]], ...] = ([], [])
-    stateful = {s.name for s in model.states}
+    # Noise, too, is known to `with_grad` only.
+    stateful = {*(s.name for s in model.states), *(noise.name for noise in model.noise)}
     for assign in body:
         if names(assign.expression) & stateful:
             stateful.add(assign.name)

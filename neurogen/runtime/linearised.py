@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from neurogen.runtime.neuron import Neuron
+from neurogen.runtime.prelude import Namespace
 
 #: (d what, d by what) -> a number, or a tensor that broadcasts to `[T, N, *]`.
 Blocks = Mapping[tuple[str, str], Any]
@@ -41,15 +42,20 @@ def forward_with_grad(
     outputs, after = node.functional(*inputs, state=dict(state), sequences=node.states)
     final = tuple(after[name] for name in node.states)
     first, like = inputs[0], final[0]
+    chance = node._chance({})
+    namespace = Namespace(node, like.dtype, like.device, like.dim())
     before = []
     for name in node.states:
         start = state.get(name)
-        start = torch.as_tensor(getattr(node, name) if start is None else start).to(like)
+        if start is None:
+            start = node._initial(name, namespace, like.shape, chance)
+        start = torch.as_tensor(start).to(like)
         sequence = after[f"{name}_seq"]
         before.append(torch.cat([start.expand(sequence[:1].shape), sequence[:-1]]))
     blocks = node.linearise(
-        *(x.to(like.dtype) for x in inputs), *before, *_constants(node, like, first.dim() - 1),
-        node.surrogate_function, node.detach_reset, *_flags(node),
+        *(x.to(like.dtype) for x in inputs), *before, *node._draw(chance, first, like.dtype),
+        *_constants(node, like, len(first)), node.surrogate_function, node.detach_reset,
+        *_flags(node),
     )  # fmt: skip
     return outputs, final, tuple(torch.as_tensor(b).to(like).expand(first.shape) for b in blocks)
 
@@ -70,12 +76,12 @@ def backward(
         blocks: What `forward_with_grad` returned.
         inputs: Each that `node.blocks.uses` names, `[T, N, *]`; None for the others.
     """
+    steps = len(grad_output)
     like = blocks[0][0] if blocks else grad_output[0].float()
     charge = node.linearise_charge(
         *(x if x is None else x.to(like.dtype) for x in inputs),
-        *_constants(node, like, like.dim()), like, *_flags(node),
+        *_constants(node, like, steps), like, *_flags(node),
     )  # fmt: skip
-    steps = grad_output.shape[0]
     rows = [
         (of, by, _rows(value, steps, like.dim()))
         for (_, of, by), value in zip(
@@ -134,8 +140,9 @@ def _rows(value: Any, steps: int, dims: int) -> Sequence[Any]:
     return [value] * steps
 
 
-def _constants(node: Neuron, like: Tensor, dims: int) -> tuple[Tensor, ...]:
-    return node.prelude(like.dtype, like.device, dims)
+def _constants(node: Neuron, like: Tensor, steps: int) -> tuple[Tensor, ...]:
+    read = node._steps(torch.Size((steps, *like.shape)), None)
+    return node.prelude(like.dtype, like.device, like.dim(), read)
 
 
 def _flags(node: Neuron) -> list[bool]:
