@@ -242,23 +242,26 @@ MISTAKES: Mapping[str, Explanation] = {
         "charge: v + x\nsurrogate: {primitive: sigmoid(4 * u)}",
     ),
     "NG038": _entry(
-        "a noise is drawn elsewhere than in `charge` or `dynamics`",
-        "A noise is one number for each neuron and step, drawn where the neuron is charged. A"
-        " threshold, a reset or a temporary that needs it reads a step of `charge` that has it.",
-        "noise: {xi: normal}\ncharge: v + x\nfire: v + xi >= v_threshold",
-        "noise: {xi: normal}\ncharge: {v: v + x, seen: v + xi}\nfire: seen >= v_threshold",
+        "noise is used where none is drawn",
+        "Noise is drawn once for each neuron and step, for `charge` and `dynamics`. A step of"
+        " `charge` carries it to the threshold, the reset or the output.",
+        "noise: {xi: normal}\ncharge: v + x + 0.1 * xi\nfire: v + xi >= v_threshold",
+        "noise: {xi: normal}\ncharge: {jitter: 0.1 * xi, v: v + x + jitter}\n"
+        "fire: v + jitter >= v_threshold",
     ),
     "NG039": _entry(
-        "an initial value has one number, a parameter one for each time step",
-        "What is `per: step` has a value for each t = 0 ... T-1; a state before the first step, and"
-        " the constants of a response kernel, need one that is there for all of them.",
-        "parameters: {start: {default: 0.5, per: step}}\nstates: {v: start}\ncharge: v + x",
-        "parameters: {start: {default: 0.5, per: neuron}}\nstates: {v: start}\ncharge: v + x",
+        "a value per time step is used where there is no time step",
+        "Initial values and response kernels are made before the first step; they have no value to"
+        " take from what differs from one step to the next.",
+        "parameters: {start: {default: 0.5, per: step}}\nstates: {v: start}\ncharge: v + x * start",
+        "parameters: {start: {default: 0.5, per: neuron}}\nstates: {v: start}\n"
+        "charge: v + x * start",
     ),
     "NG040": _entry(
         "the scheme does not apply to the dynamics",
         "`exact` needs dynamics that are proved linear in the states: a matrix exponential of any"
-        " other would be silently wrong. The hint lists the schemes that do apply.",
+        " other would be silently wrong. Noise needs `euler`. The hint lists the schemes that do"
+        " apply.",
         "dynamics: {v: v**2 - v + x}\nscheme: exact",
         "dynamics: {v: v**2 - v + x}\nscheme: rk2",
     ),

@@ -46,6 +46,8 @@ MAX_FLAGS = 6  # both variants of each exist
 MAX_SHAPE = 4  # parameters of a surrogate
 MAX_STEPS = 1000  # of an example
 
+#: The keys of a spec.
+KEYS = frozenset(Spec.__slots__) - {"source"}
 _NOTHING = Equation("", BROKEN)
 
 
@@ -88,11 +90,12 @@ class _Reader:
 
     def declared(self, key: str) -> frozenset[str]:
         """The names under a key, misspelt or not."""
-        for written, node in self.source.root.pairs:
+        node = self.source.root.child(key)
+        for written, value in self.source.root.pairs:
             word = written.text or ""
-            if word == key or (word not in Spec.__slots__ and did_you_mean(word, [key])):
-                return frozenset(name.text or "" for name, _ in node.pairs)
-        return frozenset()
+            if node is None and word not in KEYS and _meant(did_you_mean(word, KEYS)) == key:
+                node = value
+        return frozenset(name.text or "" for name, _ in node.pairs) if node else frozenset()
 
     def add(self, code: str, path: Path, message: str, hint: str = "", **place: Any) -> None:
         self.note(self.source.mistake(code, path, message, hint, **place))
@@ -211,14 +214,14 @@ class _Reader:
     ) -> str:
         """Refuse a key; the key that it was meant to be, if that is plain to see."""
         hint = did_you_mean(word, readers)
-        meant = hint.split("'")[1] if hint else ""
+        meant = _meant(hint)
         if value.flow and value.kind == "scalar" and value.text is None:
             hint, meant = "inside { } a comma ends the text before it unless that is quoted", ""
         hint = hint or "keys here are " + ", ".join(sorted(readers))
         message = f"unknown key '{printable(word)}'"
         mistake = self.source.mistake("NG003", (*path, word), message, hint, key=True)
         self.note(replace(mistake, field=".".join(printable(str(step)) for step in path)))
-        if node.key(meant):
+        if node.key(meant) or (not path and meant in dict(self.source.slips)):
             return ""
         if meant and not path:
             self.source = replace(self.source, slips=(*self.source.slips, (meant, word)))
@@ -443,6 +446,11 @@ class _Reader:
         ) != list(spikes):
             self.add("NG005", (*path, "spikes"), f"expected rising steps from 0 to {last}")
         return Expect(**{"input": (), **found})
+
+
+def _meant(hint: str) -> str:
+    """The word that a hint proposes."""
+    return hint.split("'")[1] if hint else ""
 
 
 def _kind(node: Node) -> str:

@@ -32,6 +32,7 @@ STEPS = 4
 SCALES = (-1e3, -100.0, -10.0, -3.0, -1.0, -0.3, 0.0, 0.3, 1.0, 3.0, 10.0, 100.0, 1e3)
 WALK = 200  # points of the random walk through the bounds
 _PATTERNS = ((1.0,) * STEPS, (1.0, -1.0) * (STEPS // 2), (0.9, 0.5, -0.4, 0.7))
+_NOISE = (0.3, -1.1, 0.8, -0.2)
 _FACTORS = (0.01, 0.1, 0.5, 0.9, 1.1, 2.0, 10.0, 100.0)
 _OFFSETS = (-10.0, -1.0, -0.5, -1e-3, 0.0, 1e-3, 0.5, 1.0, 10.0)
 _HALVINGS = 60
@@ -55,6 +56,7 @@ class Witness:
 def trial(model: Model) -> Iterator[Witness]:
     """Every risk that comes true, once."""
     step = {*model.spec.inputs, *(state.name for state in model.states)}
+    step |= {noise.name for noise in model.noise}
     step |= {statement.name for statement in model.statements}
     fixed: list[Risk] = []
     moving: list[Risk] = []
@@ -270,7 +272,7 @@ class _Runs:
         """The value of every name in each step, until a state is no longer finite."""
         values, moments = dict(self.start), []
         for t in range(STEPS):
-            values |= self.inputs(scale, t)
+            values |= self.inputs(scale, t) | {n.name: _NOISE[t] for n in self.model.noise}
             for statement in self.model.statements:
                 values[statement.name] = evaluate(statement.expression, values)
             moments.append(dict(values))
