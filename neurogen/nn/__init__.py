@@ -7,9 +7,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from neurogen.nn import encoding, event, functional, surrogate
+    from neurogen.nn import (
+        encoding,
+        event,
+        functional,
+        layer,
+        monitor,
+        surrogate,
+        visualizing,
+    )
 
-__all__ = ["encoding", "event", "functional", "surrogate"]
+__all__ = ["encoding", "event", "functional", "layer", "monitor", "surrogate", "visualizing"]
 
 
 def __getattr__(name: str) -> ModuleType:

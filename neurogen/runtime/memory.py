@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +15,40 @@ from torch import Tensor, nn
 STEP_MODES = ("s", "m")
 
 
-class MemoryModule(nn.Module):
+class StepModule:
+    """Mixin of modules with a step mode.
+
+    Attributes:
+        step_modes: The modes that the class takes.
+    """
+
+    step_modes: ClassVar[tuple[str, ...]] = STEP_MODES
+
+    @property
+    def step_mode(self) -> str:
+        """'s': one time step a call, `[N, *]`; 'm': all time steps, `[T, N, *]`."""
+        return str(self.__dict__["_step_mode"])
+
+    @step_mode.setter
+    def step_mode(self, value: str) -> None:
+        if value not in self.step_modes:
+            choices = " or ".join(repr(mode) for mode in self.step_modes)
+            raise ValueError(f"step_mode of {type(self).__name__} is {choices}, not {value!r}")
+        self.__dict__["_step_mode"] = value
+
+
+class MemoryModule(StepModule, nn.Module):
     """A module that remembers: single-step `[N, *]` in mode 's', multi-step `[T, N, *]` in 'm'.
 
     Memories are attributes registered with a start value; they are no parameters or buffers, so
     `state_dict` does not hold them, but `.to()` moves them.
     """
 
-    def __init__(self, step_mode: str = "s") -> None:
-        super().__init__()
+    def __init__(self, step_mode: str = "s", **keywords: Any) -> None:
+        super().__init__(**keywords)
         self.__dict__["_memories"] = {}
         self.__dict__["_starts"] = {}
         self.step_mode = step_mode
-
-    @property
-    def step_mode(self) -> str:
-        """'s': one time step a call, `[N, *]`; 'm': all time steps, `[T, N, *]`."""
-        return str(self._step_mode)
-
-    @step_mode.setter
-    def step_mode(self, value: str) -> None:
-        if value not in STEP_MODES:
-            raise ValueError(f"step_mode is 's' or 'm', not {value!r}")
-        self.__dict__["_step_mode"] = value
 
     def register_memory(self, name: str, value: Any) -> None:
         """Add a memory that `reset` takes back to `value`."""
