@@ -78,10 +78,11 @@ def test_the_constructor_is_that_of_spikingjelly() -> None:
         "step_mode": "s",
     }  # fmt: skip
     found = inspect.signature(load("lif")).parameters
-    wanted = {"tau": 2.0, "decay_input": True, **common, "backend": "auto", "store_v_seq": False}
+    last = {"store_v_seq": False, "monitor_state": False}
+    wanted = {"tau": 2.0, "decay_input": True, **common, "backend": "auto", **last}
     assert {name: p.default for name, p in found.items()} == wanted
     assert list(found) == list(wanted)
-    wanted = {**common, "backend": "torch", "store_v_seq": False}
+    wanted = {**common, "backend": "torch", **last}
     assert {n: p.default for n, p in inspect.signature(BaseNode).parameters.items()} == wanted
 
 

@@ -25,17 +25,17 @@ _ATTRIBUTES = """
 add_module apply backend bfloat16 blocks bounds buffers call_super_init children compile constants
 cpu cuda default_surrogate detach differentiable double dump_patches eval extra_repr flags float
 forward functional get_buffer get_extra_state get_parameter get_submodule half initial inputs ipu
-kernels learnable linearise linearise_charge load_state_dict matrices memories modules mtia
-multi_step_forward named_buffers named_children named_memories named_modules named_parameters
-neuronal_charge neuronal_fire neuronal_reset noise_state noises parameter_names parameters prelude
-random_starts register_backward_hook register_buffer register_forward_hook
+kernels learnable linearise linearise_charge load_state_dict matrices memories modules monitor
+monitor_state mtia multi_step_forward named_buffers named_children named_memories named_modules
+named_parameters neuronal_charge neuronal_fire neuronal_reset noise_state noises parameter_names
+parameters prelude random_starts register_backward_hook register_buffer register_forward_hook
 register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook
 register_load_state_dict_post_hook register_load_state_dict_pre_hook register_memory
 register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook
-requires_grad_ reset seed self set_extra_state set_submodule shape share_memory sharing
-single_step_forward state_dict states step step_mode store_v_seq super supported_backends
-surrogate_function T_destination to to_empty train training type v_float_to_tensor
-v_reset_may_be_none v_seq xpu zero_grad
+requires_grad_ reset seed self set_extra_state set_monitor set_submodule shape share_memory
+sharing single_step_forward state_dict states step step_mode step_modes store_v_seq super
+supported_backends surrogate_function T_destination to to_empty train training type
+v_float_to_tensor v_reset_may_be_none v_seq xpu zero_grad
 """
 #: Names that no state, parameter, learnable or flag can have, because the node has them.
 RESERVED: Mapping[str, str] = {

@@ -29,9 +29,13 @@ class BaseNode(MemoryModule):
         step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.
         backend: 'torch' for neurons written in Python.
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`, `[T, N, *]`.
+        monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.
     """
 
     v: Any
+    v_seq: Any
+    #: False, or what `set_monitor` records: 'v' and 's', one NumPy array a time step each.
+    monitor: bool | dict[str, list[Any]] = False
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class BaseNode(MemoryModule):
         step_mode: str = "s",
         backend: str = "torch",
         store_v_seq: bool = False,
+        monitor_state: bool = False,
     ) -> None:
         super().__init__(step_mode)
         self.v_threshold = v_threshold
@@ -52,6 +57,7 @@ class BaseNode(MemoryModule):
         self.store_v_seq = bool(store_v_seq)
         self.register_memory("v", 0.0 if v_reset is None else v_reset)
         self.register_memory("v_seq", None)
+        self.set_monitor(monitor_state)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -134,6 +140,38 @@ class BaseNode(MemoryModule):
         if self.store_v_seq:
             self.v_seq = torch.stack(potentials)
         return torch.stack(spikes)
+
+    def set_monitor(self, monitor_state: bool = True) -> None:
+        """Record potentials after reset, `monitor['v']`, and outputs, `monitor['s']`; or stop.
+
+        Both are lists of NumPy arrays `[N, *]`, one a time step in both step modes; `reset()`
+        begins new ones. Every step is read back from the device: for looking, not for training.
+        """
+        self.monitor = {"v": [], "s": []} if monitor_state else False
+
+    def reset(self) -> None:
+        """Every memory back to its start value; a recording begins anew."""
+        super().reset()
+        self.set_monitor(self.monitor is not False)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Dispatch on `step_mode`; record where `monitor` is on."""
+        if isinstance(self.monitor, bool):
+            return super().forward(*inputs)
+        stored, self.store_v_seq = self.store_v_seq, True
+        try:
+            outputs = super().forward(*inputs)
+            potentials = self.v_seq if self.step_mode == "m" else getattr(self, "v", None)
+        finally:
+            self.store_v_seq = stored
+            if not stored:
+                self.v_seq = None
+        for name, value in (("v", potentials), ("s", outputs)):
+            if value is not None:  # a neuron may have no v
+                wide = value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)
+                arrays = wide.cpu().numpy()
+                self.monitor[name].extend(arrays if self.step_mode == "m" else [arrays])
+        return outputs
 
     def extra_repr(self) -> str:
         """The keywords that differ between neurons of one class."""

@@ -286,6 +286,7 @@ class Neuron(BaseNode):
         """Every state to its initial value (v to v_reset, or 0 if None); v_seq to None."""
         self._rest()
         self._memories["v_seq"] = None
+        self.set_monitor(self.monitor is not False)
 
     def register_memory(self, name: str, value: Any) -> None:
         """Generated neurons declare their states in the spec."""

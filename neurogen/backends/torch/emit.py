@@ -227,6 +227,7 @@ def _class_doc(model: Model) -> str:
         "    step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.",
         "    backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.",
         "    store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.",
+        "    monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.",
     ]
     kinds = sorted({w.per for w in spec.learnable} - {"layer"})
     if kinds:
