@@ -48,6 +48,7 @@ class AdExNode(Neuron):
         step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.
         backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.
+        monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.
     """
 
     inputs = ("x",)
@@ -118,11 +119,13 @@ class AdExNode(Neuron):
         step_mode: str = "s",
         backend: str = "auto",
         store_v_seq: bool = False,
+        monitor_state: bool = False,
     ) -> None:
         super().__init__(
             {"C": C, "g_L": g_L, "E_L": E_L, "v_T": v_T, "delta_T": delta_T, "a": a, "b": b, "tau_w": tau_w, "v_threshold": v_threshold, "v_reset": v_reset, "dt": dt},
             surrogate_function, detach_reset, step_mode, backend, store_v_seq,
         )
+        self.set_monitor(monitor_state)
 
     def default_surrogate(self) -> Surrogate:
         """Sigmoid(alpha=0.4)."""

@@ -38,6 +38,7 @@ class CLIFNode(Neuron):
         step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.
         backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.
+        monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.
     """
 
     inputs = ("x",)
@@ -88,11 +89,13 @@ class CLIFNode(Neuron):
         step_mode: str = "s",
         backend: str = "auto",
         store_v_seq: bool = False,
+        monitor_state: bool = False,
     ) -> None:
         super().__init__(
             {"tau": tau, "v_threshold": v_threshold},
             surrogate_function, detach_reset, step_mode, backend, store_v_seq,
         )
+        self.set_monitor(monitor_state)
 
     def default_surrogate(self) -> Surrogate:
         """Rect()."""

@@ -49,6 +49,7 @@ class CobaLIFNode(Neuron):
         step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.
         backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.
+        monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.
     """
 
     inputs = ("x_e", "x_i")
@@ -118,11 +119,13 @@ class CobaLIFNode(Neuron):
         step_mode: str = "s",
         backend: str = "auto",
         store_v_seq: bool = False,
+        monitor_state: bool = False,
     ) -> None:
         super().__init__(
             {"tau_m": tau_m, "tau_e": tau_e, "tau_i": tau_i, "E_L": E_L, "E_e": E_e, "E_i": E_i, "v_threshold": v_threshold, "v_reset": v_reset, "dt": dt},
             surrogate_function, detach_reset, step_mode, backend, store_v_seq,
         )
+        self.set_monitor(monitor_state)
 
     def default_surrogate(self) -> Surrogate:
         """Sigmoid(alpha=0.4)."""

@@ -42,6 +42,7 @@ class EIFNode(Neuron):
         step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.
         backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.
+        monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.
     """
 
     inputs = ("x",)
@@ -93,11 +94,13 @@ class EIFNode(Neuron):
         step_mode: str = "s",
         backend: str = "auto",
         store_v_seq: bool = False,
+        monitor_state: bool = False,
     ) -> None:
         super().__init__(
             {"tau": tau, "delta_T": delta_T, "theta_rh": theta_rh, "v_leak": v_leak, "v_threshold": v_threshold, "v_reset": v_reset},
             surrogate_function, detach_reset, step_mode, backend, store_v_seq,
         )
+        self.set_monitor(monitor_state)
 
     def default_surrogate(self) -> Surrogate:
         """Sigmoid()."""

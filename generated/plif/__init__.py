@@ -42,6 +42,7 @@ class PLIFNode(Neuron):
         step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.
         backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.
+        monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.
 
     Learnable: w (1/tau is sigmoid(w) (constrained).)
 
@@ -95,11 +96,13 @@ class PLIFNode(Neuron):
         step_mode: str = "s",
         backend: str = "auto",
         store_v_seq: bool = False,
+        monitor_state: bool = False,
     ) -> None:
         super().__init__(
             {"init_tau": init_tau, "decay_input": decay_input, "constrained": constrained, "v_threshold": v_threshold, "v_reset": v_reset},
             surrogate_function, detach_reset, step_mode, backend, store_v_seq,
         )
+        self.set_monitor(monitor_state)
 
     def default_surrogate(self) -> Surrogate:
         """Sigmoid()."""

@@ -44,6 +44,7 @@ class SRMNode(Neuron):
         step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.
         backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.
+        monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.
     """
 
     inputs = ("x",)
@@ -135,11 +136,13 @@ class SRMNode(Neuron):
         step_mode: str = "s",
         backend: str = "auto",
         store_v_seq: bool = False,
+        monitor_state: bool = False,
     ) -> None:
         super().__init__(
             {"tau_m": tau_m, "tau_s": tau_s, "tau_recov": tau_recov, "tau_theta": tau_theta, "eta_0": eta_0, "theta_0": theta_0, "v_threshold": v_threshold, "dt": dt},
             surrogate_function, detach_reset, step_mode, backend, store_v_seq,
         )
+        self.set_monitor(monitor_state)
 
     def default_surrogate(self) -> Surrogate:
         """Sigmoid()."""
