@@ -50,9 +50,11 @@ class Monitor:
         classes: Classes = type(net) if instance is None else instance
         watched = [(n, m) for n, m in net.named_modules() if isinstance(m, classes)]
         if not watched:
-            names = sorted({type(module).__name__ for module in net.modules()})
+            several = classes if isinstance(classes, tuple) else (classes,)
+            wanted = " or ".join(cls.__name__ for cls in several)
+            there = ", ".join(sorted({type(module).__name__ for module in net.modules()}))
             raise ValueError(
-                f"no module of the network is an instance of {classes}; it has {', '.join(names)}"
+                f"no module of the network is an instance of {wanted}; it has {there}"
             )
         self.records: list[Any] = []
         self.monitored_layers = [name for name, _ in watched]
