@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neurogen.nn import functional
+from neurogen.nn import functional, layer
 from neurogen.runtime.base import BaseNode
 
 
@@ -189,6 +189,101 @@ def test_what_is_no_module_is_refused(net: Any) -> None:
             call(net, *arguments)
 
 
+# -- modules over a sequence -----------------------------------------------------------------------
+
+BOTH = [functional.multi_step_forward, functional.seq_to_ann_forward]
+
+
+@pytest.mark.parametrize("run", BOTH)
+def test_a_module_a_function_or_several(run: Any) -> None:
+    x = torch.randint(-8, 9, (5, 2, 4)) / 8
+    linear = nn.Linear(4, 3)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.copy_((parameter * 8).round() / 8)
+    expected = torch.stack([linear(x_t).relu() for x_t in x])
+    for modules in (
+        nn.Sequential(linear, nn.ReLU()),
+        [linear, nn.ReLU()],
+        (linear, torch.relu),
+        nn.ModuleList([linear, nn.ReLU()]),
+        lambda x_t: linear(x_t).relu(),
+    ):
+        assert torch.equal(run(x, modules), expected)
+    assert torch.equal(run(x, ()), x)
+
+
+def test_multi_step_forward_goes_step_by_step_and_keeps_state() -> None:
+    node, x = IFNode(), torch.rand(5, 2, 4)
+    y = functional.multi_step_forward(x, node)
+    v = node.v
+    node.reset()
+    node.step_mode = "m"
+    assert torch.equal(node(x), y)
+    assert torch.equal(node.v, v)
+
+
+def test_seq_to_ann_forward_is_one_batch() -> None:
+    shapes: list[torch.Size] = []
+
+    def look(x: Tensor) -> Tensor:
+        shapes.append(x.shape)
+        return x[..., :2]
+
+    assert functional.seq_to_ann_forward(torch.rand(5, 2, 4), look).shape == (5, 2, 2)
+    assert shapes == [torch.Size([10, 4])]
+
+
+@pytest.mark.parametrize("run", BOTH)
+def test_several_sequences_in_and_out(run: Any) -> None:
+    a, b = torch.rand(2, 5, 2, 4)
+    assert torch.equal(run((a, b), lambda p, q: 2 * p + q), 2 * a + b)
+    plus, minus = run((a, b), [lambda p, q: (p + q, p - q), lambda pair: pair])
+    assert torch.equal(plus, a + b)
+    assert torch.equal(minus, a - b)
+    with pytest.raises(ValueError, match=r"\[T, batch_size\] leading dimensions"):
+        run((a, b[:3]), torch.add)
+    with pytest.raises(ValueError, match="no sequence"):
+        run((), torch.add)
+
+
+@pytest.mark.parametrize("run", BOTH)
+def test_sequences_that_are_none(run: Any) -> None:
+    with pytest.raises(ValueError, match=r"no time steps \(T = 0\)"):
+        run(torch.rand(0, 2, 4), nn.Identity())
+    with pytest.raises(TypeError, match="a sequence is a tensor .* not list"):
+        run([torch.rand(2, 4)], nn.Identity())
+    with pytest.raises(ValueError, match=r"shape \[T, .*this one has \[\]"):
+        run(torch.tensor(1.0), nn.Identity())
+
+
+@pytest.mark.parametrize("run", BOTH)
+def test_multi_step_modules_are_refused(run: Any) -> None:
+    for module in (IFNode(step_mode="m"), nn.Sequential(layer.Linear(4, 4, step_mode="m"))):
+        with pytest.raises(ValueError, match=r"has step_mode 'm'; call set_step_mode\(module, 's'"):
+            run(torch.rand(5, 2, 4), (nn.Identity(), module))
+
+
+def test_seq_to_ann_forward_refuses_what_remembers() -> None:
+    x = torch.rand(5, 2, 4)
+    for module in (IFNode(), nn.Sequential(IFNode()), Foreign(), layer.Dropout()):
+        with pytest.raises(ValueError, match="remembers from step to step; run it by itself"):
+            functional.seq_to_ann_forward(x, [nn.Identity(), module])
+    with pytest.raises(ValueError, match=r"T\*N = 5\*2 samples .* shape \[4\]; modules keep"):
+        functional.seq_to_ann_forward(x, lambda y: y.sum(0))
+    with pytest.raises(ValueError, match=r"shape \[\]; modules keep"):
+        functional.seq_to_ann_forward(x, torch.sum)
+
+
+def test_set_step_mode_stops_at_containers() -> None:
+    shared = IFNode()
+    net = nn.Sequential(shared, layer.StepModeContainer(True, nn.Sequential(IFNode())))
+    functional.set_step_mode(net, "m")
+    assert (shared.step_mode, net[1].step_mode, net[1][0][0].step_mode) == ("m", "m", "s")
+    functional.set_step_mode(net[1][0], "m")  # asked for by itself
+    assert net[1][0][0].step_mode == "m"
+
+
 def test_modules_are_loaded_when_asked_for() -> None:
     code = (
         "import sys, neurogen.nn as nn\n"
@@ -196,6 +291,7 @@ def test_modules_are_loaded_when_asked_for() -> None:
         "assert set(nn.__all__) <= set(dir(nn))\n"
         "assert nn.surrogate.ATan().alpha == 2.0 and 'torch' in sys.modules\n"
         "assert nn.functional.reset_net and nn.encoding.PoissonEncoder\n"
+        "assert nn.layer.Conv2d and nn.monitor.OutputMonitor and nn.visualizing.surrogate\n"
         "from neurogen.runtime import surrogate\n"
         "assert sorted(nn.surrogate.__all__) == sorted(surrogate.__all__)\n"
         "assert not hasattr(nn, 'nonsense')\n"

@@ -259,9 +259,8 @@ def _is_method(found: Any) -> TypeGuard[Callable[[], object]]:
 
 def _writable(module: nn.Module, name: str) -> bool:
     declared = getattr(type(module), name, None)
-    if isinstance(declared, property):
-        return declared.fset is not None
-    return hasattr(module, name)
+    settable = not isinstance(declared, property) or declared.fset is not None
+    return settable and hasattr(module, name)
 
 
 def _assign(modules: list[nn.Module], name: str, value: Any) -> None:

@@ -53,9 +53,7 @@ class Monitor:
             several = classes if isinstance(classes, tuple) else (classes,)
             wanted = " or ".join(cls.__name__ for cls in several)
             there = ", ".join(sorted({type(module).__name__ for module in net.modules()}))
-            raise ValueError(
-                f"no module of the network is an instance of {wanted}; it has {there}"
-            )
+            raise ValueError(f"no module of the network is an instance of {wanted}; it has {there}")
         self.records: list[Any] = []
         self.monitored_layers = [name for name, _ in watched]
         self.hooks: list[Any] = []
