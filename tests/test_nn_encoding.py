@@ -1,4 +1,4 @@
-"""Encoders with a phase: latency, weighted phase, periodic; published answers and refused inputs."""
+"""Latency, weighted phase and periodic encoders: published answers, and refused inputs."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_wrong_arguments() -> None:
         LatencyEncoder(3, "cubic")
     with pytest.raises(ValueError, match="K is at most 53"):
         WeightedPhaseEncoder(54)
-    with pytest.raises(TypeError, match="takes a tensor .* not list"):
+    with pytest.raises(TypeError, match=r"takes a tensor .* not list"):
         PeriodicEncoder([1.0])  # type: ignore[arg-type]
     for empty in (torch.zeros(0, 3), torch.tensor(1.0)):
         with pytest.raises(ValueError, match="T >= 1"):

@@ -251,7 +251,7 @@ def test_several_sequences_in_and_out(run: Any) -> None:
 def test_sequences_that_are_none(run: Any) -> None:
     with pytest.raises(ValueError, match=r"no time steps \(T = 0\)"):
         run(torch.rand(0, 2, 4), nn.Identity())
-    with pytest.raises(TypeError, match="a sequence is a tensor .* not list"):
+    with pytest.raises(TypeError, match=r"a sequence is a tensor .* not list"):
         run([torch.rand(2, 4)], nn.Identity())
     with pytest.raises(ValueError, match=r"shape \[T, .*this one has \[\]"):
         run(torch.tensor(1.0), nn.Identity())

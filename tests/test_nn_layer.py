@@ -31,7 +31,8 @@ TABLE: dict[str, tuple[tuple[Any, ...], tuple[int, ...]]] = {
     **{f"AvgPool{d}d": ((2,), (2, *(6, 4, 4)[:d])) for d in (1, 2, 3)},
     **{f"AdaptiveMaxPool{d}d": ((2,), (2, *(6, 5, 4)[:d])) for d in (1, 2, 3)},
     **{f"AdaptiveAvgPool{d}d": ((2,), (2, *(6, 5, 4)[:d])) for d in (1, 2, 3)},
-    **{f"Dropout{d}": ((0.5,), (8, 6, 5, 4)[: 1 + int(d[:1] or 0)]) for d in ("", "1d", "2d", "3d")},
+    **{f"Dropout{d}d": ((0.5,), (8, *(6, 5, 4)[:d])) for d in (1, 2, 3)},
+    "Dropout": ((0.5,), (8,)),
 }  # fmt: skip
 NAMES = sorted(TABLE)
 

@@ -121,7 +121,7 @@ def test_potentials_of_all_steps() -> None:
 def test_what_is_not_stored_says_how_to_store_it() -> None:
     net = network()
     monitor = AttributeMonitor("v_seq", False, net, LIFNode)
-    with pytest.raises(ValueError, match="'v_seq' of layer '1' .* set store_v_seq = True"):
+    with pytest.raises(ValueError, match=r"'v_seq' of layer '1' .* set store_v_seq = True"):
         net(torch.rand(T, N, 5))
     monitor.disable()
     net(torch.rand(T, N, 5))
