@@ -40,6 +40,7 @@ class NoisyLIFNode(StochasticNeuron):
         step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.
         backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.
+        monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.
         seed: Of every random number; None takes a new one at each `reset()`.
     """
 
@@ -91,11 +92,13 @@ class NoisyLIFNode(StochasticNeuron):
         backend: str = "auto",
         store_v_seq: bool = False,
         seed: int | None = None,
+        monitor_state: bool = False,
     ) -> None:
         super().__init__(
             {"tau": tau, "sigma": sigma, "v_threshold": v_threshold, "v_reset": v_reset},
             surrogate_function, detach_reset, step_mode, backend, store_v_seq, seed=seed,
         )
+        self.set_monitor(monitor_state)
 
     def default_surrogate(self) -> Surrogate:
         """Sigmoid()."""

@@ -42,6 +42,7 @@ class TempotronNode(Neuron):
         step_mode: 's' for `[N, *]`, 'm' for `[T, N, *]`.
         backend: 'auto' (fused where possible), 'torch', 'cpp' or 'cupy'.
         store_v_seq: Whether mode 'm' keeps the potentials after reset as `v_seq`.
+        monitor_state: Whether `monitor` records potentials and spikes; see `set_monitor`.
     """
 
     inputs = ("x",)
@@ -106,11 +107,13 @@ class TempotronNode(Neuron):
         step_mode: str = "s",
         backend: str = "auto",
         store_v_seq: bool = False,
+        monitor_state: bool = False,
     ) -> None:
         super().__init__(
             {"tau": tau, "tau_s": tau_s, "v_threshold": v_threshold, "dt": dt},
             surrogate_function, detach_reset, step_mode, backend, store_v_seq,
         )
+        self.set_monitor(monitor_state)
 
     def default_surrogate(self) -> Surrogate:
         """Sigmoid()."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from neurogen.nn import functional
+from neurogen.nn import sequence
 from neurogen.runtime.memory import MemoryModule, StepModule
 
 __all__ = ["MultiStepContainer", "SeqToANNContainer", "StepModeContainer"]
@@ -42,7 +42,7 @@ class _Container(StepModule, nn.Sequential):
     def _inside(self) -> Iterator[tuple[str, Any]]:
         """Modules inside that have a step mode; not those inside of containers inside."""
         for name, child in self.named_children():
-            for module in functional.outside(child):
+            for module in sequence.outside(child):
                 if hasattr(module, "step_mode"):
                     yield name, module
 
@@ -76,9 +76,9 @@ class MultiStepContainer(_Container):
         super().__init__(*modules)
         self.step_mode = "m"
 
-    def forward(self, x_seq: functional.Sequences) -> Any:
+    def forward(self, x_seq: sequence.Sequences) -> Any:
         """All time steps, one after the other."""
-        return functional.each_step(x_seq, self._chain())
+        return sequence.each_step(x_seq, self._chain())
 
 
 class SeqToANNContainer(_Container):
@@ -96,12 +96,12 @@ class SeqToANNContainer(_Container):
 
     def __init__(self, *modules: Any) -> None:
         super().__init__(*modules)
-        functional.check_stateless(type(self).__name__, self)
+        sequence.check_stateless(type(self).__name__, self)
         self.step_mode = "m"
 
-    def forward(self, x_seq: functional.Sequences) -> Any:
+    def forward(self, x_seq: sequence.Sequences) -> Any:
         """`[T, N, *]` as `[T*N, *]`, and back."""
-        return functional.as_batch(x_seq, self._chain())
+        return sequence.as_batch(x_seq, self._chain())
 
 
 class StepModeContainer(_Container):
@@ -128,7 +128,7 @@ class StepModeContainer(_Container):
             step_mode, modules = modules[0], modules[1:]
         super().__init__(*modules)
         if not stateful:
-            functional.check_stateless("StepModeContainer(stateful=False)", self)
+            sequence.check_stateless("StepModeContainer(stateful=False)", self)
         self.stateful = stateful
         self.step_mode = step_mode
 
@@ -139,12 +139,12 @@ class StepModeContainer(_Container):
             return type(self)(self.stateful, chosen, step_mode=self.step_mode)
         return super().__getitem__(index)
 
-    def forward(self, x: functional.Sequences) -> Any:
+    def forward(self, x: sequence.Sequences) -> Any:
         """One time step or all of them, by `step_mode`."""
         chain = self._chain()
         if self.step_mode == "s":
-            return functional.one_step(x, chain)
-        run = functional.each_step if self.stateful else functional.as_batch
+            return sequence.one_step(x, chain)
+        run = sequence.each_step if self.stateful else sequence.as_batch
         return run(x, chain)
 
     def extra_repr(self) -> str:
@@ -176,7 +176,7 @@ class _Layer(StepModule):
             return forward(x, *others, **keywords)
         sequences = (x, *(o for o in others if isinstance(o, Tensor)))
         rest = tuple(o for o in others if not isinstance(o, Tensor))
-        return functional.as_batch(sequences, [lambda *flat: forward(*flat, *rest, **keywords)])
+        return sequence.as_batch(sequences, [lambda *flat: forward(*flat, *rest, **keywords)])
 
     def extra_repr(self) -> str:
         """As of `torch.nn`, and the step mode."""
@@ -215,7 +215,7 @@ class _Dropout(MemoryModule):
             raise ValueError(
                 f"{type(self).__name__}: the input of a time step has shape {list(step.shape)} on "
                 f"{step.device}, the mask {list(mask.shape)} on {mask.device}; call reset() before "
-                "a new batch, or neurogen.nn.functional.reset_net(net)"
+                "a new batch, or neurogen.nn.sequence.reset_net(net)"
             )
         mask = mask.to(x.dtype)
         return x.mul_(mask) if self.inplace else x * mask
