@@ -82,6 +82,7 @@ def check_stateless(where: str, modules: Iterable[Any]) -> None:
 
 
 def check_single_step(where: str, modules: Iterable[Any]) -> None:
+    """Refuse modules of step mode 'm', which would take N samples for time steps."""
     for part in (p for m in modules if isinstance(m, nn.Module) for p in outside(m)):
         if getattr(part, "step_mode", "s") != "s":
             raise ValueError(
@@ -91,6 +92,7 @@ def check_single_step(where: str, modules: Iterable[Any]) -> None:
 
 
 def chain_of(modules: Modules) -> list[Callable[..., Any]]:
+    """The modules to run, in order."""
     several = isinstance(modules, list | tuple | nn.ModuleList)
     return list(modules) if several else [modules]  # type: ignore[arg-type,list-item]
 
