@@ -154,13 +154,13 @@ class BaseNode(MemoryModule):
         super().reset()
         self.set_monitor(self.monitor is not False)
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor, **keywords: Any) -> Any:
         """Dispatch on `step_mode`; record where `monitor` is on."""
         if isinstance(self.monitor, bool):
-            return super().forward(*inputs)
+            return super().forward(*inputs, **keywords)
         stored, self.store_v_seq = self.store_v_seq, True
         try:
-            outputs = super().forward(*inputs)
+            outputs = super().forward(*inputs, **keywords)
             potentials = self.v_seq if self.step_mode == "m" else getattr(self, "v", None)
         finally:
             self.store_v_seq = stored
