@@ -22,8 +22,8 @@ from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Surrogate
 from neurogen.runtime.surrogate.lookup import find
 
-_FRAME = ("self", "surrogate_function", "detach_reset", "step_mode", "backend", "store_v_seq", "monitor_state",
-          "shape")  # fmt: skip
+_FRAME = ("self", "surrogate_function", "detach_reset", "step_mode", "backend", "store_v_seq",
+          "monitor_state", "shape")  # fmt: skip
 _KINDS = ("forward", "fptt", "forward_with_grad", "fptt_with_grad")
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
