@@ -119,6 +119,8 @@ class Reference:
             self.per[raw] = entry.get("per", "layer")
             bounds = [parse(bound, self.flags) for bound in entry.get("bounds", ())]
             transform = entry.get("transform", "identity")
+            if transform == "sigmoid" and bounds:
+                transform = "bounded sigmoid"
             self.definitions[name] = apply(TRANSFORMS[transform], [ast.Name(raw), *bounds])
         if "dt" in {*self.values, *self.definitions}:
             raise ValueError("dt is the time step, not a parameter")
