@@ -617,7 +617,7 @@ def test_transforms(transform: str, value: float, slope: float) -> None:
 
 
 def test_extremes_of_several_take_them_from_left_to_right() -> None:
-    run, *gradients = evaluate("max(x, y, 2) + min(1, x, y)", (5, 1, 2), (3, 1, 9))
+    run, gradients = evaluate("max(x, y, 2) + min(1, x, y)", (5, 1, 2), (3, 1, 9))
     assert flat(run.outputs) == [6, 3, 10]
     assert gradients == [[1, 0.25, 0], [0, 0.5, 1]]
 
