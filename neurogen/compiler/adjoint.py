@@ -13,6 +13,8 @@ The discrete adjoint: with lam[t] = dL/dV[t] and g[t] = dL/dS[t], for t = T-1 â€
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from neurogen.compiler.calculus import Calculus, NotFiniteError
 from neurogen.compiler.expression import Apply, Expression, Name, Number, names, substitute
 from neurogen.compiler.model import Model
@@ -30,11 +32,8 @@ def build_program(model: Model) -> Program:
     aliases = {a.name: a.expression for a in forward if isinstance(a.expression, Name)}
     ends = {s.name: follow(s.following, aliases) for s in model.states}
     results = (("output", follow(model.output, aliases)), *ends.items())
-    adjoint = _adjoint(model)
-    fresh = Fresh(a.name for a in (*model.statements, *adjoint.body))
-    fresh.taken |= {*model.spec.inputs, *model.flags, model.grad_output}
-    fresh.taken |= {c.name for c in model.constants}
-    fresh.taken |= {n for s in model.states for n in (s.name, s.adjoint)}
+    fresh = Fresh(_names(model))
+    adjoint = _adjoint(model, fresh)
     backward = tuple(a for a in forward if not isinstance(a.expression, Name)) + tuple(
         Assign(a.name, substitute(value(a.expression), aliases), a.note) for a in adjoint.body
     )
@@ -56,7 +55,14 @@ def build_program(model: Model) -> Program:
 # -- the chain rule between statements -----------------------------------------------------------
 
 
-def _adjoint(model: Model) -> Kernel:
+def _names(model: Model) -> Iterator[str]:
+    """Every name that a model gives to anything."""
+    yield from (*model.spec.inputs, *model.flags, model.grad_output)
+    yield from (named.name for named in (*model.statements, *model.constants, *model.states))
+    yield from (state.adjoint for state in model.states)
+
+
+def _adjoint(model: Model, fresh: Fresh) -> Kernel:
     """Statements d_name = dL/dname in reverse order, then dL/d(states, inputs, constants)."""
     arriving: dict[str, list[Expression]] = {model.output: [Name(model.grad_output)]}
     for state in model.states:
@@ -64,7 +70,6 @@ def _adjoint(model: Model) -> Kernel:
             arriving.setdefault(state.following, []).append(Name(state.adjoint))
     integers = {n for s in model.states if not s.differentiable for n in (s.name, s.charged,
                 s.following)}  # fmt: skip
-    taken = Fresh(a.name for a in model.statements)
     body: list[Assign] = []
     calculus = Calculus()
 
@@ -82,7 +87,7 @@ def _adjoint(model: Model) -> Kernel:
             )
         if isinstance(result, Name):
             return result
-        gradient = taken(f"d_{name}")
+        gradient = fresh(f"d_{name}")
         body.append(Assign(gradient, result, note))
         return Name(gradient)
 

@@ -43,7 +43,7 @@ def emit(model: Model, program: Program) -> Artefact:
     step_names = [
         *program.inputs, *(s.name for s in program.states), *(c.name for c in program.constants),
     ]  # fmt: skip
-    signature = [safe(name) for name in step_names] + ["surrogate", DETACH_RESET, *program.flags]
+    signature = [*map(safe, step_names), "surrogate", DETACH_RESET, *map(safe, program.flags)]
     return Artefact(
         "__init__.py",
         render(

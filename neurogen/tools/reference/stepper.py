@@ -63,6 +63,7 @@ class Reference:
 
     Args:
         text: The YAML text of a valid spec.
+        given: Arguments by name, as below; those that are called like an option of this class.
         surrogate: A name, (name, parameters) or a function S(u); None is the spec's, or sigmoid.
         detach_reset: Whether no gradient flows through `spike` inside `reset`.
         arguments: What the node's constructor takes: parameters, `v_threshold`, `v_reset` (floats
@@ -76,6 +77,8 @@ class Reference:
     def __init__(
         self,
         text: str,
+        given: Mapping[str, Any] | None = None,
+        /,
         *,
         surrogate: str | tuple[str, Mapping[str, float]] | Callable[[Tensor], Tensor] | None = None,
         detach_reset: bool = False,
@@ -90,7 +93,7 @@ class Reference:
         self.curve = read_curve(
             spec.get("surrogate", "sigmoid") if surrogate is None else surrogate
         )
-        self._read_constants(spec, dict(arguments))
+        self._read_constants(spec, {**(given or {}), **arguments})
         self._read_step(spec)
 
     def _read_constants(self, spec: dict[str, Any], given: dict[str, Any]) -> None:
@@ -126,6 +129,7 @@ class Reference:
             raise ValueError("dt is the time step, not a parameter")
         dt = read_number(spec.get("dt", "1.0"))
         equations = " ".join(str(spec.get(key)) for key in EQUATIONS)
+        self.rests = "v_rest" in f"{equations} {spec.get('dynamics')}"
         if spec.keys() & {"dynamics", "kernels"} or re.search(r"\bdt\b", equations):
             self.values["dt"] = dt
         for name, value in given.items():
@@ -196,11 +200,12 @@ class Reference:
         v_reset = self.values.get("v_reset", 0.0)
         if mode == "auto":
             mode = "as written" if "v" in resets else "soft" if v_reset is None else "hard"
-        if mode not in ("as written", "none", *RESETS) or (v_reset is None and mode != "soft"):
+        may_be_none = mode == "soft" or (mode != "hard" and self.rests)
+        if mode not in ("as written", "none", *RESETS) or (v_reset is None and not may_be_none):
             raise ValueError(f"not a reset: {reset!r} with v_reset={v_reset!r}")
         if mode in RESETS and "v" in self.initial and self.fire is not None:
             resets["v"] = RESETS[str(mode)]
-        if mode == "soft":
+        if mode == "soft" or v_reset is None:
             self.values.pop("v_reset", None)
             self.values["v_rest"] = 0.0
         else:

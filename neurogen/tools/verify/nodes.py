@@ -109,9 +109,7 @@ def constructor_values(node: Neuron) -> dict[str, Any]:
 
 def reference_of(text: str, case: Case, arguments: Mapping[str, Any]) -> Reference:
     """The reference with a node's parameters."""
-    return Reference(
-        text, surrogate=case.surrogate, detach_reset=case.detach_reset, **dict(arguments)
-    )
+    return Reference(text, arguments, surrogate=case.surrogate, detach_reset=case.detach_reset)
 
 
 def make_inputs(
