@@ -58,8 +58,9 @@ def build_program(model: Model) -> Program:
 def _names(model: Model) -> Iterator[str]:
     """Every name that a model gives to anything."""
     yield from (*model.spec.inputs, *model.flags, model.grad_output)
-    yield from (named.name for named in (*model.statements, *model.constants, *model.states))
-    yield from (state.adjoint for state in model.states)
+    yield from (statement.name for statement in model.statements)
+    yield from (constant.name for constant in model.constants)
+    yield from (name for state in model.states for name in (state.name, state.adjoint))
 
 
 def _adjoint(model: Model, fresh: Fresh) -> Kernel:
