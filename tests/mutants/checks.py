@@ -52,7 +52,8 @@ FUNCTIONS = """
 name: A
 states: {v: 0.0, a: 0.5}
 charge:
-  v: 0.5 * v + tanh(x) + sigmoid(v) + softplus(x) - erf(v) + atan(x) + exp(-abs(v)) + log1p(x**2)
+  e: exp(-abs(v))
+  v: 0.5 * v + 0.5 * e + tanh(x) + sigmoid(v) + softplus(x) - erf(v) + atan(x) + exp(-abs(v)) + log1p(x**2)
   a: >-
     sin(v) * cos(x) + log(1 + x**2) + expm1(-v**2) + sqrt(x**2 + 1) - (v - (a - x)) + x**-3 / 9
     + (log(x) if x > 0.25 else 1) + (1 if -1 < a < 0.5 else 0)
@@ -65,6 +66,8 @@ inputs: [x, y]
 charge: >-
   0.5 * v + max(x, y) - 0.5 * min(x, y, 0.25) + relu(x) + abs(y) + clip(x, -1, y) + clip(y, x, 2)
   + floor(x) + round(y) + heaviside(x) + sign(y) + (1 / x if abs(x) > 0.25 else y) + x**3 / 8
+fire: none
+output: v
 """
 FLAGS = """
 name: A
@@ -73,6 +76,22 @@ flags: {fast: true, wide: false}
 learnable: {w: {init: 0.3, transform: sigmoid, bounds: [0.5, 2]}}
 charge: v + (w * x / tau if fast and not wide else x / sigma) - prev(spike) / 4
 """
+NAMES = """
+name: A
+states: {v: 0.0, d_u: 0.0, d_spike: 0.0}
+flags: {fn: true, torch: false}
+charge:
+  v: 0.5 * v + clip(x, -1, 1) if fn or torch else v - x
+  d_u: 0.5 * d_u + v
+  d_spike: 0.5 * d_spike + d_u
+fire: v >= 1 + 0.1 * d_spike
+"""
+SINGULAR = """
+name: A
+states: {v: 0.0}
+charge: 0.5 * v + x + (sqrt(v) / v if v > 0 else 1)
+"""
+PRELUDE = "name: A\nparameters: {rho: 0.9}\ncharge: rho * v + (1 - rho) * x\n"
 
 
 def hold(
@@ -84,6 +103,7 @@ def hold(
     with compiled_together(text, chosen, problem):
         for comparison in compare_all(text, chosen, problem, backends).values():
             comparison.require()
+            assert comparison.rate > 0 or "fire: none" in text, "silent"
 
 
 def spec(stem: str) -> str:
@@ -255,6 +275,9 @@ CHECKS: dict[str, Callable[[], None]] = {
     "pieces": lambda: hold(PIECES, Problem(steps=12, shape=(40,), dyadic=True)),
     "flags": lambda: hold(FLAGS, SMALL, flags=(("fast", False), ("wide", True))),
     "flags, default": lambda: hold(FLAGS, SMALL),
+    "names": lambda: hold(NAMES, SMALL, flags=(("fn", False), ("torch", True))),
+    "singular": lambda: hold(SINGULAR, SMALL),
+    "prelude": lambda: hold(PRELUDE, Problem(steps=9, shape=(3,), learnt="none")),
     "ternary": lambda: hold(spec("ternary_lif"), SMALL),
     "multilevel": lambda: hold(spec("ilif"), SMALL),
     "euler": lambda: hold(dynamics("euler", False), SMALL),
@@ -268,7 +291,11 @@ CHECKS: dict[str, Callable[[], None]] = {
         for layout in ("channels_last", "strided", "expanded")
     ],
     "half": lambda: [  # type: ignore[dict-item, return-value]
-        hold("name: A\ncharge: v + (x - v) / 2\nfire: none\noutput: v\n", SMALL, dtype)
+        hold(
+            "name: A\ncharge: v + (x - v) / 2\nfire: none\noutput: v\n",
+            Problem(steps=12, shape=(9,), dyadic=True, given_state=False),
+            dtype,
+        )
         for dtype in (torch.float16, torch.bfloat16)
     ],
     "launched": launched,

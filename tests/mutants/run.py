@@ -28,7 +28,7 @@ OWN_CACHE = ("neurogen/backends/toolchain.py",)
 
 def mutants() -> list[dict[str, str]]:
     """The list: name, file, old text, new text, why, check."""
-    import yaml  # noqa: PLC0415
+    import yaml
 
     listed: list[dict[str, str]] = yaml.safe_load((HERE / "mutants.yaml").read_text("utf-8"))
     return listed
@@ -80,10 +80,10 @@ def _child(folder: str, names: list[str], cache: str, writing: int) -> None:
     sys.dont_write_bytecode = True
     result = {"caught by": "", "said": ""}
     name = "import"
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         try:
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                from checks import CHECKS  # noqa: PLC0415
+                from checks import CHECKS
 
                 for name in names or CHECKS:
                     CHECKS[name]()
@@ -97,9 +97,9 @@ def _child(folder: str, names: list[str], cache: str, writing: int) -> None:
 
 def main(arguments: list[str]) -> Iterator[dict[str, Any]]:
     """Outcomes, the package as it is first: what notices nothing there may judge a mutant."""
-    import jinja2  # noqa: F401, PLC0415
-    import sympy  # noqa: F401, PLC0415
-    import torch  # noqa: PLC0415
+    import jinja2  # noqa: F401
+    import sympy  # noqa: F401
+    import torch
 
     torch.set_num_threads(1)
     every = "--every" in arguments

@@ -48,6 +48,7 @@ class Run:
         sequences: State name -> [T, N, *], values after the reset of each step.
         state: State name -> [N, *], values after the last step, to start another run from; with
             the last "spike" if the spec uses `prev(spike)`.
+        spikes: [T, N, *], what the neuron fired, None if it never does.
         decisions: Outcome of every comparison (bool) and every floor and round (number), in order
             of evaluation, each broadcastable to [N, *].
     """
@@ -55,6 +56,7 @@ class Run:
     outputs: Tensor
     sequences: dict[str, Tensor]
     state: dict[str, Tensor]
+    spikes: Tensor | None
     decisions: list[Tensor]
 
 
@@ -291,6 +293,7 @@ class Reference:
         evolve = None if self.dynamics is None else self.dynamics.start(step)
 
         outputs: list[Tensor] = []
+        spikes: list[Tensor] = []
         sequences: dict[str, list[Tensor]] = {name: [] for name in self.initial}
         names = (*self.inputs, *noise)
         given = [x.to(dtype).unbind(0) for x in (*inputs, *noise.values())]
@@ -299,14 +302,17 @@ class Reference:
             responses.record(outer)
             step.start, step.names = now, {**outer, **responses.values()}
             output, now = self._advance(step, evolve, shape)
-            responses.record({k: v for k, v in step.names.items() if k == "spike"})
+            if self.fire is not None:
+                responses.record({"spike": step.names["spike"]})
+                spikes.append(step.names["spike"].broadcast_to(shape))
             outputs.append(output)
             for name, sequence in sequences.items():
                 sequence.append(now[name])
         if forced is not None and len(forced) != len(decisions.taken):
             raise ValueError(f"{len(forced)} forced decisions, {len(decisions.taken)} were taken")
         stacked = {name: torch.stack(sequence) for name, sequence in sequences.items()}
-        return Run(torch.stack(outputs), stacked, now, decisions.taken)
+        fired = torch.stack(spikes) if spikes else None
+        return Run(torch.stack(outputs), stacked, now, fired, decisions.taken)
 
     def _first(
         self, step: Step, given: dict[str, Tensor | None], shape: torch.Size

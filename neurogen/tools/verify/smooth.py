@@ -8,6 +8,7 @@ and resets, which they cannot in a spiking network.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,9 +17,16 @@ from neurogen.compiler.expression import Apply, Name, walk
 from neurogen.compiler.program import DETACH_RESET
 from neurogen.runtime.neuron import Neuron
 from neurogen.tools.verify.cases import Case, Finding, Problem
-from neurogen.tools.verify.nodes import build, compiled_of, running
+from neurogen.tools.verify.nodes import (
+    build,
+    compiled_of,
+    constructor_values,
+    make_inputs,
+    reference_of,
+    running,
+)
 
-STEPS, NEURONS = 5, 2
+SIZE = Problem(steps=5, shape=(2,))
 #: One must do: small ones for functions that bend much or have a kink nearby, large ones for noise.
 DISTANCES = (1e-5, 1e-6, 1e-4, 1e-7)
 LIMIT = 1e-6  # relative to the largest derivative
@@ -40,13 +48,16 @@ def differs_by_design(text: str) -> str:
 
 def smooth(text: str, case: Case, seed: int = 0) -> list[Finding]:
     """Compare every gradient of a case with central differences; float64, one neuron at a time."""
-    node = build(text, case, Problem(shape=(NEURONS,), seed=seed))
-    node.surrogate_function.set_spiking_mode(False)
+    node = build(text, case, SIZE)
     for parameter in node.parameters():  # a reset to exactly 0 would end on the kink of abs
         parameter.data += 0.01
+    reference = reference_of(text, case, constructor_values(node))
+    inputs, state = make_inputs(node, reference, case, replace(SIZE, seed=seed))
+    node.surrogate_function.set_spiking_mode(False)
     with running(case):
-        inputs, state = _problem(node, seed)
-        return differences(node, inputs, state)
+        moved = [x.detach().to(case.device) for x in inputs]
+        starts = {name: value.detach().to(case.device) for name, value in state.items()}
+        return differences(node, moved, starts)
 
 
 def differences(node: Neuron, inputs: list[Tensor], state: dict[str, Tensor]) -> list[Finding]:
@@ -109,23 +120,3 @@ def weighted(
         total = total + (value.cpu() * weight).sum()
         size += (value.detach().cpu() * weight).abs().sum().item()
     return total, size
-
-
-def _problem(node: Neuron, seed: int) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Inputs of a size that makes the neuron fire, and a state off rest."""
-    generator = torch.Generator().manual_seed(seed + 5)
-    shape = (STEPS, NEURONS)
-    noise = [torch.rand(shape, generator=generator, dtype=torch.float64) for _ in node.inputs]
-    xs = noise
-    for scale in (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0):
-        xs = [scale * (0.2 + x) for x in noise]
-        node.reset()
-        with torch.no_grad():
-            if node(*xs).mean() > 0.15:
-                break
-    node.reset()
-    rest = {name: torch.as_tensor(getattr(node, name)).double() for name in node.states}
-    return xs, {
-        name: value + 0.1 * torch.rand(NEURONS, generator=generator, dtype=torch.float64)
-        for name, value in rest.items()
-    }
