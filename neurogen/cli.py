@@ -176,3 +176,33 @@ def _summary(built: list[tuple[Path, Compiled]]) -> None:
     for _, compiled in built:
         table.add_row(*Report.of(compiled.model, compiled.program).row)
     Console(soft_wrap=False).print(table)
+
+
+@main.command()
+@click.argument("specs", nargs=-1, required=True, type=click.Path(path_type=Path),
+                metavar="SPEC...")  # fmt: skip
+@click.option("--backend", "only", multiple=True, metavar="NAME",
+              help="Check these backends only (torch, cpp, cupy); may be repeated.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of every random number.")
+@click.option("--budget", default=60.0, show_default=True, metavar="SECONDS",
+              help="How long to search for each SPEC; every check runs at least once.")  # fmt: skip
+@click.option("-o", "--out", default=Path(), type=click.Path(file_okay=False, path_type=Path),
+              help="Folder for the script that shows a failure.")  # fmt: skip
+def verify(
+    specs: tuple[Path, ...], only: tuple[str, ...], seed: int, budget: float, out: Path
+) -> None:
+    """Hold each SPEC's kernels against the reference, finite differences and themselves."""
+    from neurogen.errors import SpecError
+    from neurogen.tools.verify import BACKENDS, report
+
+    for name in only:
+        if name not in BACKENDS:
+            raise click.UsageError(f"unknown backend '{name}'; backends are {', '.join(BACKENDS)}")
+    failures = 0
+    for spec in specs:
+        try:
+            failures += not report.run(spec, only or BACKENDS, seed, budget, out)
+        except SpecError as error:
+            failures += 1
+            click.echo(str(error), err=True)
+    sys.exit(1 if failures else 0)

@@ -25,6 +25,12 @@ settings.register_profile(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run every proof in its long form")
+    parser.addoption(
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        help="each search with random specs lasts so long",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from neurogen.loading import load, load_text
 from neurogen.nn import surrogate
 from neurogen.runtime.kernel_functions import KernelFunctions
-from neurogen.tools import verify
-from neurogen.tools.verify import Case, Problem, distance
+from neurogen.tools.verify import Case, Problem, distance, matrix, nodes
 
 ROOT = Path(__file__).parents[1]
 SPECS = sorted((ROOT / "specs").glob("*.yaml"))
@@ -111,33 +110,21 @@ def test_the_chain_is_the_gradient(row: tuple[str, Case]) -> None:
     stem, case = row
     text = (ROOT / "specs" / f"{stem}.yaml").read_text(encoding="utf-8")
     problem = Problem(steps=13, shape=(3, 7), learnt="none")
-    node = verify.build(text, case, problem)
-    arguments = {
-        n: v.detach().clone().requires_grad_() if isinstance(v, Tensor) else v
-        for n, v in verify.constructor_values(node).items()
-    }
-    reference = verify.reference_of(text, case, arguments)
-    chance = verify.make_chance(node, problem, case.dtype)
-    inputs, state = verify.make_inputs(node, reference, case, problem, case.dtype, chance)
-    tested = verify._run(node, inputs, state, tuple(reference.initial))
-    start = [state.get(n, None) for n in node.states]
-    grads = [tested.weights["output"], *(tested.weights.get(n) for n in node.states)]
-    if "v_seq" in tested.weights:  # the loss weighs potentials of all steps; here only the last
-        node.store_v_seq = False
-        node.reset()
-        tested = verify._run(node, inputs, state, tuple(reference.initial))
-        grads = [tested.weights["output"], *(tested.weights.get(n) for n in node.states)]
+    node = nodes.build(text, case, problem)
+    node.store_v_seq = False  # the loss weighs the last potentials only, as bptt does
+    wanted = matrix.expectation(text, case, problem)
+    wanted.weights.pop("v_seq", None)
+    tested = matrix._run(node, wanted, case)
+    start = [wanted.state.get(n, None) for n in node.states]
+    grads = [wanted.weights["output"], *(wanted.weights.get(n) for n in node.states)]
     for k, flows in enumerate(node.differentiable):
         grads[1 + k] = grads[1 + k] if flows else None
-    with verify.emulation(case.backend):
-        found = chain(node, [x.detach() for x in inputs],
+    node.reset()
+    with nodes.running(case):
+        found = chain(node, [x.detach() for x in wanted.inputs],
                       [s if s is None else s.detach() for s in start], grads)  # fmt: skip
-    states = {n: v.detach() for n, v in state.items()}
-    same = reference.run([x.detach() for x in inputs], states, dtype=case.dtype, noise=chance.noise)
-    expected = verify._reference_gradients(
-        reference, inputs, state, arguments, same, tested.weights, chance.noise, torch.float64
-    )
-    limit = verify.GRADIENT_LIMIT[case.dtype]
+    expected = wanted.gradients(torch.float64)
+    limit = matrix.GRADIENT_LIMIT[case.dtype]
     assert max(float(g.abs().max()) for g in expected.values()) > 0
     for name, gradient in zip((*node.inputs, *(f"initial {s}" for s in node.states)), found,
                               strict=True):  # fmt: skip

@@ -20,7 +20,7 @@ from neurogen.loading import load
 from neurogen.nn import surrogate
 from neurogen.runtime.abi import Variant
 from neurogen.runtime.fused import IO_TYPES
-from neurogen.tools.verify import sizes_of
+from neurogen.tools.verify.nodes import sizes_of
 
 SPECS = sorted(path.stem for path in (Path(__file__).parents[1] / "specs").glob("*.yaml"))
 every = pytest.mark.parametrize("stem", SPECS)

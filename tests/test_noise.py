@@ -24,11 +24,12 @@ from torch.utils.checkpoint import checkpoint
 
 from neurogen.backends import toolchain
 from neurogen.backends.cpp import launch
+from neurogen.backends.cupy.launch import emulated
 from neurogen.loading import load, load_text
 from neurogen.runtime import noise
 from neurogen.tools.reference import Reference
 from neurogen.tools.reference import noise as own
-from neurogen.tools.verify import BACKENDS, Case, Problem, compare, emulation
+from neurogen.tools.verify import BACKENDS, Case, Problem, compare
 
 CPU = torch.device("cpu")
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -72,7 +73,7 @@ output: spike + 0.25 * age
 @pytest.fixture(autouse=True)
 def on_the_cpu(backend: str | None = None) -> Iterator[None]:
     """The CUDA text runs on the CPU where there is no GPU."""
-    with emulation("cupy"):
+    with emulated():
         yield
 
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from neurogen.backends.cpp import launch
+from neurogen.backends.cupy.launch import emulated
 from neurogen.loading import load, load_text
-from neurogen.tools.verify import BACKENDS, LAYOUTS, Case, Problem, compare, emulation
+from neurogen.tools.verify import BACKENDS, LAYOUTS, Case, Problem, compare
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -60,7 +61,7 @@ fire: v >= 0.5 * v_threshold
 @pytest.fixture(autouse=True)
 def on_the_cpu() -> Iterator[None]:
     """The CUDA text runs on the CPU where there is no GPU."""
-    with emulation("cupy"):
+    with emulated():
         yield
 
 

@@ -597,6 +597,11 @@ def test_learnables_and_how_they_are_shared() -> None:
     [
         ("identity", 3.0, 1.0),
         ("sigmoid", 1 / (1 + math.exp(-3)), math.exp(-3) / (1 + math.exp(-3)) ** 2),
+        (
+            "sigmoid, bounds: [-1, 4]",
+            -1 + 5 / (1 + math.exp(-3)),
+            5 * math.exp(-3) / (1 + math.exp(-3)) ** 2,
+        ),
         ("softplus", math.log1p(math.exp(3)), 1 / (1 + math.exp(-3))),
         ("exp", math.exp(3), math.exp(3)),
         ("clamp, bounds: [0, 2]", 2.0, 0.0),
@@ -609,6 +614,19 @@ def test_transforms(transform: str, value: float, slope: float) -> None:
     assert evaluate("w * x", (1,), spec=spec, w=w)[0].outputs.item() == pytest.approx(value)
     assert w.grad is not None
     assert w.grad.item() == pytest.approx(slope)
+
+
+def test_extremes_of_several_take_them_from_left_to_right() -> None:
+    run, gradients = evaluate("max(x, y, 2) + min(1, x, y)", (5, 1, 2), (3, 1, 9))
+    assert flat(run.outputs) == [6, 3, 10]
+    assert gradients == [[1, 0.25, 0], [0, 0.5, 1]]
+
+
+def test_a_magnitude_of_a_parameter_keeps_its_dtype() -> None:
+    """Abs is a condition here; inside it a literal must stay a number without dimensions."""
+    x, omega = torch.ones(1, 101), torch.linspace(-1, 1, 101)
+    text = "name: C\nparameters: {w: 3}\ncharge: (1 - abs(w)**2) * x\nfire: none\noutput: v"
+    assert torch.equal(Reference(text, w=omega).run(x, dtype=F32).outputs, (1 - omega * omega) * x)
 
 
 def test_float32_leaves_of_a_float64_run_get_gradients() -> None:
@@ -713,7 +731,7 @@ def test_slopes_that_jump_are_decided_too() -> None:
         "name: A\ncharge: x if v else 0",
         "name: A\ncharge: gamma(x)",
         "name: A\ncharge: x.real",
-        "name: A\ncharge: max(x, v, 1)",
+        "name: A\ncharge: max(x + v)",
         "name: A\ncharge: x // 2",
         "name: A\ncharge: (v + x",
         "name: A\ncharge: '[x for x in v]'",

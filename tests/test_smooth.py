@@ -19,7 +19,7 @@ from neurogen.backends import toolchain
 from neurogen.compiler.surrogates import TABLE
 from neurogen.loading import load
 from neurogen.nn import surrogate
-from neurogen.tools.verify import sizes_of
+from neurogen.tools.verify.nodes import sizes_of
 
 #: Spikes in levels are rounded straight through: their gradient is no derivative, by definition.
 SPECS = sorted(

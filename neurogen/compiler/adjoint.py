@@ -13,6 +13,8 @@ The discrete adjoint: with lam[t] = dL/dV[t] and g[t] = dL/dS[t], for t = T-1 â€
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from neurogen.compiler.calculus import Calculus, NotFiniteError
 from neurogen.compiler.expression import Apply, Expression, Name, Number, names, substitute
 from neurogen.compiler.jacobian import build_jacobian
@@ -41,12 +43,8 @@ def build_program(model: Model) -> Program:
     aliases = {a.name: a.expression for a in forward if isinstance(a.expression, Name)}
     ends = {s.name: follow(s.following, aliases) for s in model.states}
     results = (("output", follow(model.output, aliases)), *ends.items())
-    adjoint = _adjoint(model)
-    fresh = Fresh(a.name for a in (*model.statements, *adjoint.body))
-    fresh.taken |= {*model.spec.inputs, *model.flags, model.grad_output}
-    fresh.taken |= {n.name for n in model.noise}
-    fresh.taken |= {c.name for c in model.constants}
-    fresh.taken |= {n for s in model.states for n in (s.name, s.adjoint)}
+    fresh = Fresh(_names(model))
+    adjoint = _adjoint(model, fresh)
     backward = tuple(a for a in forward if not isinstance(a.expression, Name)) + tuple(
         Assign(a.name, substitute(value(a.expression), aliases), a.note) for a in adjoint.body
     )
@@ -95,7 +93,16 @@ def _kept(step: Kernel, adjoint: Kernel, charged: set[str]) -> tuple[str, ...]:
 # -- the chain rule between statements -----------------------------------------------------------
 
 
-def _adjoint(model: Model) -> Kernel:
+def _names(model: Model) -> Iterator[str]:
+    """Every name that a model gives to anything."""
+    yield from (*model.spec.inputs, *model.flags, model.grad_output)
+    yield from (statement.name for statement in model.statements)
+    yield from (constant.name for constant in model.constants)
+    yield from (noise.name for noise in model.noise)
+    yield from (name for state in model.states for name in (state.name, state.adjoint))
+
+
+def _adjoint(model: Model, fresh: Fresh) -> Kernel:
     """Statements d_name = dL/dname in reverse order, then dL/d(states, inputs, constants)."""
     arriving: dict[str, list[Expression]] = {model.output: [Name(model.grad_output)]}
     for state in model.states:
@@ -104,7 +111,6 @@ def _adjoint(model: Model) -> Kernel:
     integers = {n for s in model.states if not s.differentiable for n in (s.name, s.charged,
                 s.following)}  # fmt: skip
     fixed = {*model.flags, *integers, *(noise.name for noise in model.noise)}
-    taken = Fresh(a.name for a in model.statements)
     body: list[Assign] = []
     calculus = Calculus()
 
@@ -122,7 +128,7 @@ def _adjoint(model: Model) -> Kernel:
             )
         if isinstance(result, Name):
             return result
-        gradient = taken(f"d_{name}")
+        gradient = fresh(f"d_{name}")
         body.append(Assign(gradient, result, note))
         return Name(gradient)
 

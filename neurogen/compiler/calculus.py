@@ -51,7 +51,11 @@ DERIVATIVES: Mapping[str, tuple[str, ...]] = {
     "relu": ("1 if a > 0 else 0",),
     "min": ("1 if a < b else (0 if a > b else 0.5)", "1 if a > b else (0 if a < b else 0.5)"),
     "max": ("1 if a > b else (0 if a < b else 0.5)", "1 if a < b else (0 if a > b else 0.5)"),
-    "clip": ("1 if a >= b and a <= c else 0", "1 if a < b else 0", "1 if a > c and a >= b else 0"),
+    "clip": (
+        "1 if a >= b and a <= c else 0",
+        "1 if a < b and b < c else 0",
+        "1 if a > c or c < b else 0",  # bounds that cross: the upper one wins
+    ),
     "detach": ("0",),
     "fire": ("0", "slope(b)"),
 }

@@ -48,13 +48,13 @@ def emit(model: Model, program: Program) -> Artefact:
         *(c.name for c in program.constants),
     ]  # fmt: skip
     starts, sharing = _random_starts(model), _sharing(model)
-    signature = [safe(name) for name in step_names] + ["surrogate", DETACH_RESET, *program.flags]
+    signature = [*map(safe, step_names), "surrogate", DETACH_RESET, *map(safe, program.flags)]
     # Blocks are values: no branch of theirs has a gradient to keep from the other.
     named = {a.name for k in (program.jacobian.step, program.jacobian.charge) for a in k.body}
     blocks = replace(step, scalars=frozenset((*step_names, *named)))
     charge = replace(blocks, number=lambda text: f"fn.number({text}, like)")
     charge_names = (*program.inputs, *(c.name for c in program.constants))
-    charge_signature = [*(safe(name) for name in charge_names), "like", *program.flags]
+    charge_signature = [*(safe(name) for name in charge_names), "like", *map(safe, program.flags)]
     return Artefact(
         "__init__.py",
         render(

@@ -53,6 +53,7 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "softplus": lambda a: -torch.nn.functional.logsigmoid(-a),  # F.softplus is linear from 20 on
     "erf": torch.erf,
+    "atan": torch.atan,
 }
 STEPWISE: dict[str, Callable[[Tensor], Tensor]] = {"floor": torch.floor, "round": torch.round}
 ARITHMETIC: dict[type, Callable[[Tensor, Tensor], Tensor]] = {
@@ -152,7 +153,9 @@ class _Evaluator:
     def value(self, node: ast.expr, gate: Tensor | None = None) -> Tensor:
         """Return the number `node` stands for."""
         if (leaf := self.leaf(node)) is not None:
-            return leaf if gate is None else torch.where(gate, leaf, leaf.detach())
+            if gate is None or not leaf.requires_grad:  # a literal keeps its shape, and so its rank
+                return leaf
+            return torch.where(gate, leaf, leaf.detach())
         match node:
             case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
                 operand = self.value(node.operand, gate)

@@ -48,6 +48,7 @@ class Run:
         sequences: State name -> [T, N, *], values after the reset of each step.
         state: State name -> [N, *], values after the last step, to start another run from; with
             the last "spike" if the spec uses `prev(spike)`.
+        spikes: [T, N, *], what the neuron fired, None if it never does.
         decisions: Outcome of every comparison (bool) and every floor and round (number), in order
             of evaluation, each broadcastable to [N, *].
     """
@@ -55,6 +56,7 @@ class Run:
     outputs: Tensor
     sequences: dict[str, Tensor]
     state: dict[str, Tensor]
+    spikes: Tensor | None
     decisions: list[Tensor]
 
 
@@ -63,6 +65,7 @@ class Reference:
 
     Args:
         text: The YAML text of a valid spec.
+        given: Arguments by name, as below; those that are called like an option of this class.
         surrogate: A name, (name, parameters) or a function S(u); None is the spec's, or sigmoid.
         detach_reset: Whether no gradient flows through `spike` inside `reset`.
         arguments: What the node's constructor takes: parameters, `v_threshold`, `v_reset` (floats
@@ -76,6 +79,8 @@ class Reference:
     def __init__(
         self,
         text: str,
+        given: Mapping[str, Any] | None = None,
+        /,
         *,
         surrogate: str | tuple[str, Mapping[str, float]] | Callable[[Tensor], Tensor] | None = None,
         detach_reset: bool = False,
@@ -90,7 +95,7 @@ class Reference:
         self.curve = read_curve(
             spec.get("surrogate", "sigmoid") if surrogate is None else surrogate
         )
-        self._read_constants(spec, dict(arguments))
+        self._read_constants(spec, {**(given or {}), **arguments})
         self._read_step(spec)
 
     def _read_constants(self, spec: dict[str, Any], given: dict[str, Any]) -> None:
@@ -119,11 +124,14 @@ class Reference:
             self.per[raw] = entry.get("per", "layer")
             bounds = [parse(bound, self.flags) for bound in entry.get("bounds", ())]
             transform = entry.get("transform", "identity")
+            if transform == "sigmoid" and bounds:
+                transform = "bounded sigmoid"
             self.definitions[name] = apply(TRANSFORMS[transform], [ast.Name(raw), *bounds])
         if "dt" in {*self.values, *self.definitions}:
             raise ValueError("dt is the time step, not a parameter")
         dt = read_number(spec.get("dt", "1.0"))
         equations = " ".join(str(spec.get(key)) for key in EQUATIONS)
+        self.rests = "v_rest" in f"{equations} {spec.get('dynamics')}"
         if spec.keys() & {"dynamics", "kernels"} or re.search(r"\bdt\b", equations):
             self.values["dt"] = dt
         for name, value in given.items():
@@ -197,11 +205,12 @@ class Reference:
         v_reset = self.values.get("v_reset", 0.0)
         if mode == "auto":
             mode = "as written" if "v" in resets else "soft" if v_reset is None else "hard"
-        if mode not in ("as written", "none", *RESETS) or (v_reset is None and mode != "soft"):
+        may_be_none = mode == "soft" or (mode != "hard" and self.rests)
+        if mode not in ("as written", "none", *RESETS) or (v_reset is None and not may_be_none):
             raise ValueError(f"not a reset: {reset!r} with v_reset={v_reset!r}")
         if mode in RESETS and "v" in self.initial and self.fire is not None:
             resets["v"] = RESETS[str(mode)]
-        if mode == "soft":
+        if mode == "soft" or v_reset is None:
             self.values.pop("v_reset", None)
             self.values["v_rest"] = 0.0
         else:
@@ -287,6 +296,7 @@ class Reference:
         evolve = None if self.dynamics is None else self.dynamics.start(step)
 
         outputs: list[Tensor] = []
+        spikes: list[Tensor] = []
         sequences: dict[str, list[Tensor]] = {name: [] for name in self.initial}
         names = (*self.inputs, *noise)
         given = [x.to(dtype).unbind(0) for x in (*inputs, *noise.values())]
@@ -295,14 +305,17 @@ class Reference:
             responses.record(outer)
             step.start, step.names = now, {**outer, **responses.values()}
             output, now = self._advance(step, evolve, shape)
-            responses.record({k: v for k, v in step.names.items() if k == "spike"})
+            if self.fire is not None:
+                responses.record({"spike": step.names["spike"]})
+                spikes.append(step.names["spike"].broadcast_to(shape))
             outputs.append(output)
             for name, sequence in sequences.items():
                 sequence.append(now[name])
         if forced is not None and len(forced) != len(decisions.taken):
             raise ValueError(f"{len(forced)} forced decisions, {len(decisions.taken)} were taken")
         stacked = {name: torch.stack(sequence) for name, sequence in sequences.items()}
-        return Run(torch.stack(outputs), stacked, now, decisions.taken)
+        fired = torch.stack(spikes) if spikes else None
+        return Run(torch.stack(outputs), stacked, now, fired, decisions.taken)
 
     def _first(
         self, step: Step, given: dict[str, Tensor | None], shape: torch.Size

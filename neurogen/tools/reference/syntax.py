@@ -11,6 +11,7 @@ forced, and their ties are readable in `PIECEWISE`.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Collection, Mapping, Sequence
 
 PIECEWISE = {
@@ -19,13 +20,14 @@ PIECEWISE = {
     "relu": "lambda a: 0 if a <= 0 else a",
     "max": "lambda a, b: a if a > b else b if a < b else _mean(a, b)",
     "min": "lambda a, b: a if a < b else b if a > b else _mean(a, b)",
-    "clip": "lambda a, b, c: b if a < b else c if a > c else a",
+    "clip": "lambda a, b, c: c if c < b else b if a < b else c if a > c else a",
     "heaviside": "lambda a: 1 if a >= 0 else 0",
     "where": "lambda a, b, c: b if a else c",
 }
 TRANSFORMS = {
     "identity": "lambda a: a",
     "sigmoid": "lambda a: sigmoid(a)",
+    "bounded sigmoid": "lambda a, low, high: low + (high - low) * sigmoid(a)",
     "softplus": "lambda a: softplus(a)",
     "exp": "lambda a: exp(a)",
     "clamp": PIECEWISE["clip"],
@@ -33,7 +35,7 @@ TRANSFORMS = {
 FUNCTIONS = {
     *PIECEWISE,
     *("exp", "log", "log1p", "expm1", "sqrt", "sin", "cos", "tanh", "sigmoid", "softplus", "erf"),
-    *("floor", "round", "detach", "prev", "step"),
+    *("atan", "floor", "round", "detach", "prev", "step"),
 }
 
 
@@ -96,6 +98,9 @@ class _Resolve(ast.NodeTransformer):
         if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS or node.keywords:
             raise ValueError(f"not a function of the language: {ast.unparse(node)}")
         node.args = [self.visit(argument) for argument in node.args]
+        if node.func.id in ("min", "max") and len(node.args) > 2:  # from left to right
+            pair = PIECEWISE[node.func.id]
+            return functools.reduce(lambda a, b: apply(pair, [a, b]), node.args)
         if node.func.id in PIECEWISE:
             return _choose(apply(PIECEWISE[node.func.id], node.args))
         return node

@@ -1,0 +1,228 @@
+"""Hold a generated neuron against the independent reference, one cell of a matrix at a time.
+
+In: a spec, what to run (`Case`), and on what (`Problem`). Out: `Finding`s, a figure and a limit for
+each quantity. Spikes and states are compared with the reference at the same dtype, exactly where
+the step is arithmetic only; gradients with the float64 reference whose comparisons are forced to
+the outcomes of the tested run, since float32 and float64 disagree on some spikes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurogen.runtime.neuron import Neuron
+from neurogen.tools.reference import Reference, Run
+from neurogen.tools.verify.cases import Case, Comparison, Finding, Problem, distance
+from neurogen.tools.verify.nodes import (
+    Chance,
+    build,
+    constructor_values,
+    is_arithmetic,
+    is_plain,
+    make_chance,
+    make_inputs,
+    reference_of,
+    running,
+)
+
+#: Largest error of a gradient, relative to its largest element, by compute dtype.
+GRADIENT_LIMIT = {torch.float64: 1e-10, torch.float32: 1e-5}
+#: Beyond this no rounding in float32 excuses a gradient.
+ROUNDING_LIMIT = 1e-3
+#: What is left of terms that cancel, in roundings of the largest gradient.
+CANCELLED = 16
+#: States and outputs of steps with transcendental functions, likewise.
+STATE_LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5}
+#: Noise, which is float32: its logarithm and cosine round, and the argument of the cosine.
+NOISE_LIMIT = 1e-6
+
+
+def compare(text: str, case: Case, problem: Problem) -> Comparison:
+    """Run one neuron on one backend, and the reference; compare everything that comes out."""
+    return compare_all(text, case, problem, (case.backend,))[case.backend]
+
+
+def compare_all(
+    text: str, case: Case, problem: Problem, backends: Iterable[str]
+) -> dict[str, Comparison]:
+    """The same problem on several backends; what it should come to is found out once."""
+    wanted = expectation(text, replace(case, backend="torch", device="cpu"), problem)
+    return {name: _hold(wanted, replace(case, backend=name)) for name in backends}
+
+
+@dataclass(slots=True)
+class Expectation:
+    """What a problem comes to, by the reference.
+
+    Attributes:
+        arguments: The node's parameters, as the reference takes them.
+        chance: What the node draws.
+        same: The reference's run at the tested dtype.
+        weights: Of everything that comes out, in the loss.
+    """
+
+    text: str
+    case: Case
+    problem: Problem
+    reference: Reference
+    arguments: dict[str, Any]
+    inputs: list[Tensor]
+    state: dict[str, Tensor]
+    chance: Chance
+    same: Run
+    weights: dict[str, Tensor]
+    _gradients: dict[torch.dtype, dict[str, Tensor]] = field(default_factory=dict)
+    _eager: Comparison | None = None
+
+    def gradients(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Gradients of the loss by autograd, every comparison forced to the tested outcome."""
+        if dtype not in self._gradients:
+            self._gradients[dtype] = _reference_gradients(self, dtype)
+        return self._gradients[dtype]
+
+    def eager_error(self, name: str) -> float:
+        """What rounding in float32 does to a gradient of torch's own autograd of the step.
+
+        The reference convolves in float64 and is no yardstick for the rounding of a recursion;
+        torch is, up to `ROUNDING_LIMIT`. (That the recursion is right is proved in float64.)
+        """
+        if self._eager is None:
+            self._eager = _hold(self, replace(self.case, backend="torch", device="cpu"))
+        return next(f.error for f in self._eager.findings if f.quantity == f"gradient of {name}")
+
+
+def expectation(text: str, case: Case, problem: Problem) -> Expectation:
+    """Run the reference on a problem."""
+    node = build(text, case, problem)
+    arguments = {
+        name: value.detach().clone().requires_grad_() if isinstance(value, Tensor) else value
+        for name, value in constructor_values(node).items()
+    }
+    reference = reference_of(text, case, arguments)
+    inputs, state = make_inputs(node, reference, case, problem)
+    chance = make_chance(node, problem, case.compute)
+    states = chance.starts | {name: value.detach() for name, value in state.items()}
+    same = reference.run(
+        [x.detach() for x in inputs], states, dtype=case.compute, noise=chance.noise
+    )
+    generator, weights = torch.Generator().manual_seed(7), {}
+    sizes = {"output": (same.outputs, case.dtype)}
+    sizes |= {n: (same.sequences[n][-1], case.compute) for n in node.states if n in same.sequences}
+    if "v" in same.sequences:
+        sizes["v_seq"] = (same.sequences["v"], case.compute)
+    for name, (value, dtype) in sizes.items():
+        random = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        weights[name] = random.to(dtype)
+    return Expectation(
+        text, case, problem, reference, arguments, inputs, state, chance, same, weights
+    )  # fmt: skip
+
+
+def _hold(wanted: Expectation, case: Case) -> Comparison:
+    """Run a backend on the problem, and compare."""
+    tested = _run(build(wanted.text, case, wanted.problem), wanted, case)
+    same, compute = wanted.same, case.compute
+    limit = 0.0 if is_arithmetic(wanted.text) else STATE_LIMIT[compute]
+    fired = same.spikes if same.spikes is not None else torch.zeros(0)
+    comparison = Comparison(rate=float(fired.detach().abs().mean()) if fired.numel() else 0.0)
+    for name, value in tested.results.items():
+        label = name if name in ("output", "v_seq") else f"state {name}"
+        expected = same.outputs.to(case.dtype) if name == "output" else (
+            same.sequences["v"] if name == "v_seq" else same.sequences[name][-1])  # fmt: skip
+        comparison.findings.append(Finding(label, distance(value, expected), limit))
+    for name, drawn in wanted.chance.noise.items():
+        error = distance(drawn, wanted.chance.own[name])
+        comparison.findings.append(Finding(f"noise {name}", error, NOISE_LIMIT))
+    right = wanted.gradients(torch.float64)
+    largest = max((float(g.abs().max()) for g in right.values() if g.numel()), default=0.0)
+    noise = CANCELLED * torch.finfo(compute).eps * largest
+    for name, gradient in tested.gradients.items():
+        # A gradient of an input is rounded to the input's dtype at the end, and may overflow there.
+        rounding = torch.finfo(gradient.dtype).eps if gradient.dtype not in GRADIENT_LIMIT else 0.0
+        expected = right[name].to(gradient.dtype) if rounding else right[name]
+        error, limit = distance(gradient, expected), GRADIENT_LIMIT[compute] + rounding
+        if error > limit and torch.allclose(gradient.cpu().double(), expected.double(), 0, noise):
+            error = limit  # terms that cancel: nothing is left but their rounding
+        if error > limit:  # stiff: held against torch's own autograd in this dtype
+            own = distance(wanted.gradients(compute)[name], right[name])
+            limit = max(limit, 4 * own + rounding)
+            if not is_plain(wanted.text) and compute == torch.float32:
+                eager = ROUNDING_LIMIT if case.backend == "torch" else 4 * wanted.eager_error(name)
+                limit = max(limit, min(eager, ROUNDING_LIMIT))
+        comparison.findings.append(Finding(f"gradient of {name}", error, limit))
+    return comparison
+
+
+@dataclass(slots=True)
+class _Tested:
+    results: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+def _loss(results: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tensor:
+    """A weighted sum of everything that comes out, in float64."""
+    total = torch.zeros((), dtype=torch.float64)
+    for name, value in results.items():
+        if name in weights:
+            total = total + (value.cpu().double() * weights[name].double()).sum()
+    return total
+
+
+def _run(node: Neuron, wanted: Expectation, case: Case) -> _Tested:
+    """Forward and backward of the node; every weight of the loss is a random number.
+
+    Hidden states (of kernels, the last spike) take no part in the loss: the reference has its own.
+    """
+    inputs, state = wanted.inputs, wanted.state
+    for name, value in state.items():
+        setattr(node, name, value.to(case.device))
+    with running(case):
+        output = node(*(x.to(case.device) for x in inputs))
+        results = {"output": output}
+        results |= {name: getattr(node, name) for name in node.states if name in wanted.weights}
+        if node.v_seq is not None:
+            results["v_seq"] = node.v_seq
+        leaves: dict[str, Tensor] = dict(zip(node.inputs, inputs, strict=True))
+        leaves |= {f"initial {name}": value for name, value in state.items() if value.requires_grad}
+        leaves |= dict(node.named_parameters())
+        grads: tuple[Tensor | None, ...] = tuple(None for _ in leaves)
+        if output.requires_grad:
+            loss = _loss(results, wanted.weights)
+            grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return _Tested(results, _or_zeros(leaves, grads))
+
+
+def _reference_gradients(wanted: Expectation, dtype: torch.dtype) -> dict[str, Tensor]:
+    xs = [x.detach().to(dtype).requires_grad_() for x in wanted.inputs]
+    starts = {
+        name: value.detach().to(dtype).requires_grad_(value.requires_grad)
+        for name, value in (wanted.chance.starts | wanted.state).items()
+    }
+    reference = wanted.reference
+    run = reference.run(xs, starts, dtype=dtype, noise=wanted.chance.noise,
+                        forced=wanted.same.decisions)  # fmt: skip
+    results = {"output": run.outputs} | {n: values[-1] for n, values in run.sequences.items()}
+    if "v" in run.sequences:
+        results["v_seq"] = run.sequences["v"]
+    leaves: dict[str, Tensor] = dict(zip(reference.inputs, xs, strict=True))
+    leaves |= {f"initial {name}": value for name, value in starts.items() if value.requires_grad}
+    leaves |= {name: v for name, v in wanted.arguments.items() if isinstance(v, Tensor)}
+    loss = _loss(results, wanted.weights)
+    grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True) if (
+        loss.requires_grad) else tuple(None for _ in leaves)  # fmt: skip
+    return _or_zeros(leaves, grads)
+
+
+def _or_zeros(
+    leaves: Mapping[str, Tensor], grads: Iterable[Tensor | None]
+) -> dict[str, Tensor]:  # fmt: skip
+    """Gradients by name; one that nothing depends on is 0."""
+    return {
+        name: torch.zeros_like(leaf) if grad is None else grad
+        for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
+    }

@@ -1,0 +1,312 @@
+"""What a mutant must get past: short forms of the proofs, each about a second.
+
+In: nothing; whatever `neurogen` is first on the path. Out: an exception if something is wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from together import compiled_together
+from torch import nn
+
+from neurogen.backends import toolchain
+from neurogen.backends.cpp import launch as cpp
+from neurogen.compiler.numeric import evaluate
+from neurogen.compiler.pipeline import compile_text
+from neurogen.compiler.surrogates import TABLE, table_entry
+from neurogen.errors import SpecError
+from neurogen.loading import load_text
+from neurogen.tools.reference.curves import CURVES
+from neurogen.tools.verify import BACKENDS, Case, Problem, compare_all
+from neurogen.tools.verify.determinism import threads
+from neurogen.tools.verify.example import example
+from neurogen.tools.verify.nodes import compiled_of
+from neurogen.tools.verify.smooth import smooth
+from neurogen.tools.verify.transpose import transpose
+
+ROOT = Path(__file__).parents[2]
+F64, F32 = torch.float64, torch.float32
+#: Several blocks, several checkpoints, thresholds that are hit exactly.
+LARGE = Problem(steps=70, shape=(523,), dyadic=True, learnt="neuron")
+SMALL = Problem(steps=12, shape=(3,), dyadic=True)
+
+TWO_STATES = """
+name: A
+states: {v: v_rest, a: 0.25, n: {init: 0, integer: true}}
+inputs: [x, y]
+parameters: {tau: 2.5}
+let: {drive: x - 0.5 * y}
+charge:
+  v: v + (drive - (v - v_rest)) / tau - (a - (x - y)) / 4
+  n: max(n - 1, 0)
+fire: {when: v >= v_threshold + 0.5 * a, if: n <= 0}
+reset: {v: v - spike * a, a: 0.75 * a + spike * v, n: n + 2 * spike}
+output: spike + 0.5 * v - n
+"""
+FUNCTIONS = """
+name: A
+states: {v: 0.0, a: 0.5}
+charge:
+  e: exp(-abs(v))
+  v: >-
+    0.5 * v + 0.5 * e + tanh(x) + sigmoid(v) + softplus(x) - erf(v) + atan(x) + exp(-abs(v))
+    + log1p(x**2)
+  a: >-
+    sin(v) * cos(x) + log(1 + x**2) + expm1(-v**2) + sqrt(x**2 + 1) - (v - (a - x)) + x**-3 / 9
+    + (log(x) if x > 0.25 else 1) + (1 if -1 < a < 0.5 else 0)
+fire: 0.3 * v - a >= 0
+reset: {a: 0.5 * a + step(v - 2)}
+"""
+PIECES = """
+name: A
+inputs: [x, y]
+charge: >-
+  0.5 * v + max(x, y) - 0.5 * min(x, y, 0.25) + relu(x) + abs(y) + clip(x, -1, y) + clip(y, x, 2)
+  + floor(x) + round(y) + heaviside(x) + sign(y) + (1 / x if abs(x) > 0.25 else y) + x**3 / 8
+fire: none
+output: v
+"""
+FLAGS = """
+name: A
+parameters: {tau: 2.0, sigma: 3.0}
+flags: {fast: true, wide: false}
+learnable: {w: {init: 0.3, transform: sigmoid, bounds: [0.5, 2]}}
+charge: v + (w * x / tau if fast and not wide else x / sigma) - prev(spike) / 4
+"""
+NAMES = """
+name: A
+states: {v: 0.0, d_u: 0.0, d_spike: 0.0}
+flags: {fn: true, torch: false}
+charge:
+  v: 0.5 * v + clip(x, -1, 1) if fn or torch else v - x
+  d_u: 0.5 * d_u + v
+  d_spike: 0.5 * d_spike + d_u
+fire: v >= 1 + 0.1 * d_spike
+"""
+SINGULAR = """
+name: A
+states: {v: 0.0}
+charge: 0.5 * v + x + (sqrt(v) / v if v > 0 else 1)
+"""
+PRELUDE = "name: A\nparameters: {rho: 0.9}\ncharge: rho * v + (1 - rho) * x\n"
+
+
+def hold(
+    text: str, problem: Problem, dtype: torch.dtype = F64, backends: tuple[str, ...] = BACKENDS,
+    **case: Any,
+) -> None:  # fmt: skip
+    """Compare all backends with the reference, kernels compiled together."""
+    chosen = Case("torch", dtype=dtype, **case)
+    with compiled_together(text, chosen, problem):
+        for comparison in compare_all(text, chosen, problem, backends).values():
+            comparison.require()
+            assert comparison.rate > 0 or "fire: none" in text, "silent"
+
+
+def spec(stem: str) -> str:
+    """The text of a spec of the zoo."""
+    return (ROOT / "specs" / f"{stem}.yaml").read_text(encoding="utf-8")
+
+
+def dynamics(scheme: str, linear: bool) -> str:
+    """Two coupled states under a scheme."""
+    bend = "" if linear else " - 0.1 * v**3"
+    return (
+        "name: A\nstates: {i: 0.0, v: v_rest}\nparameters: {tau: 5.0}\ndt: 0.5\n"
+        f"dynamics: {{i: (x - i) / tau, v: (i - v) / 2 + 0.3 * x{bend}}}\nscheme: {scheme}\n"
+    )
+
+
+def unoptimised() -> None:
+    """Compile through the launchers, without optimisation."""
+    compile_ = toolchain.shared_library
+
+    def shared_library(text: str, surrogate: str, flags: tuple[str, ...]) -> Path:
+        return compile_(text, surrogate, tuple("-O0" if f[:2] == "-O" else f for f in flags))
+
+    toolchain.shared_library = shared_library
+
+
+def launched() -> None:
+    """The launchers' own compilation, for each number of threads."""
+    unoptimised()
+    for detach in (False, True):
+        text, problem = spec("lif"), Problem(steps=5, shape=(3,))
+        for comparison in compare_all(
+            text, Case("torch", detach_reset=detach, dtype=F64), problem, BACKENDS
+        ).values():
+            comparison.require()
+    assert all(finding.holds for finding in threads(spec("lif"), Case("cpp", dtype=F64)))
+
+
+def streamed() -> None:
+    """Rows of results written past the caches, with a tail."""
+    cpp.STREAM_BYTES = 0
+    hold(spec("lif"), Problem(steps=5, shape=(523,)), F32, ("cpp",))
+
+
+def channels() -> None:
+    """Parameters that are learnt per channel: the kernels against torch."""
+    text, found = spec("plif"), []
+    x = torch.randn(6, 2, 3, 5, dtype=F64, generator=torch.Generator().manual_seed(0))
+    unoptimised()
+    for backend in ("torch", "cpp"):
+        node = load_text(text)(step_mode="m", backend=backend).double()
+        node.v_threshold = nn.Parameter(torch.tensor([[0.5], [1.0], [1.5]], dtype=F64))
+        y = node(2 * x)
+        loss = (y * x).sum() + (node.v * x[0]).sum()
+        found.append([y, node.v, *torch.autograd.grad(loss, list(node.parameters()))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
+def module() -> None:
+    """What a module remembers, forgets and computes again."""
+    cls = load_text(spec("lif"))
+    x = torch.randn(8, 5, generator=torch.Generator().manual_seed(1)) + 0.5
+    node = cls(step_mode="m", backend="torch", store_v_seq=True)
+    whole = node(x)
+    assert torch.equal(node.v_seq[-1], node.v)
+    node.reset()
+    assert node.v == 0.0
+    halves = torch.cat([node(x[:3]), node(x[3:])])
+    assert torch.equal(whole, halves)
+    node.reset()
+    assert torch.equal(node(x), whole)
+    other = copy.deepcopy(node)
+    other.reset()
+    node.reset()
+    node.tau = 8.0
+    assert not torch.equal(node(x), whole), "a constant of before"
+    assert torch.equal(node.v, cls(tau=8.0, step_mode="m", backend="torch").functional(x)[1]["v"])
+    assert torch.equal(other(x), whole)
+
+
+def cache() -> None:
+    """The compile cache notices text, surrogate, flags and damage."""
+    text = 'extern "C" int answer() { return ANSWER; }\n'
+    paths = {
+        toolchain.shared_library(given, surrogate, ("-O0", f"-DANSWER={answer}"))
+        for given in (text, text + "// another\n")
+        for surrogate in ("", "// another")
+        for answer in (1, 2)
+    }
+    assert len(paths) == 8, "two kernels share a library"
+    path = min(paths)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    again = min(
+        toolchain.shared_library(given, surrogate, ("-O0", f"-DANSWER={answer}"))
+        for given in (text, text + "// another\n")
+        for surrogate in ("", "// another")
+        for answer in (1, 2)
+    )
+    assert len(again.read_bytes()) == len(whole), "half a library was taken for a whole one"
+    before = toolchain.headers()
+    assert "power" in before
+    toolchain.headers = lambda: before + "// another"
+    assert toolchain.shared_library(text, "", ("-O0", "-DANSWER=1")) not in paths
+
+
+def mistakes() -> None:
+    """Every spec that is wrong is refused with its code; every one that is right is not."""
+    for path in sorted((ROOT / "tests" / "specs" / "invalid").glob("NG*.yaml")):
+        try:
+            compile_text(path.read_text(encoding="utf-8"))
+        except SpecError as error:
+            codes = {mistake.code for mistake in error.mistakes}
+            assert path.stem[:5] in codes, f"{path.name}: {sorted(codes)}"
+        else:
+            raise AssertionError(f"{path.name} is not refused")
+
+
+def surrogates() -> None:
+    """Every slope of the table against the reference's own curves."""
+    for name, entry in TABLE.items():
+        if name not in CURVES or name == "erf":  # its slope is a function of the kernels
+            continue
+        defaults, curve = CURVES[name]
+        given = dict(entry.parameters)
+        assert given == defaults, name
+        value, slope = table_entry(entry)
+        for u in (-3.1, -0.9, -0.3, -0.01, 0.02, 0.4, 1.7, 5.0):
+            point = torch.tensor([u], dtype=F64)
+            smooth_, slope_ = curve(point, lambda outcome: outcome, **defaults)
+            found = [evaluate(e, {"u": u, **given}) for e in (value, slope)]
+            wanted = [float(smooth_), float(slope_)]
+            shift = found[0] - wanted[0]  # a step is known up to a constant
+            at_one = float(curve(torch.ones(1, dtype=F64), lambda o: o, **defaults)[0])
+            assert abs(shift - (evaluate(value, {"u": 1.0, **given}) - at_one)) < 1e-9, name
+            assert abs(found[1] - wanted[1]) < 1e-9, name
+
+
+def derivatives() -> None:
+    """Finite differences and the transpose identity, where no reference takes part."""
+    unoptimised()
+    for text in (FUNCTIONS.replace(" + step(v - 2)", ""), spec("cuba_lif")):
+        for finding in smooth(text, Case("cpp", dtype=F64)):
+            assert finding.holds, finding
+    for finding in transpose(spec("plif"), Case("cpp", dtype=F64)):
+        assert finding.holds, finding
+
+
+def expect() -> None:
+    """An example that is right holds, one that is wrong does not."""
+    text = spec("lif_refractory")
+    case = Case("torch", dtype=F64)
+    assert all(finding.holds for finding in example(text, case))
+    wrong = text.replace("spikes: [0, 3, 7]", "spikes: [0, 3, 6]")
+    assert not all(finding.holds for finding in example(wrong, case))
+    assert compiled_of(text).model.spec.expect is not None
+
+
+#: Name -> check. A mutant names the one that is to notice it.
+CHECKS: dict[str, Callable[[], None]] = {
+    "lif": lambda: hold(spec("lif"), LARGE),
+    "lif, soft, float32": lambda: hold(spec("lif"), SMALL, F32, reset="soft"),
+    "lif, detached": lambda: hold(spec("lif"), SMALL, detach_reset=True),
+    "plif": lambda: hold(spec("plif"), Problem(steps=6, shape=(1100,))),
+    "alif": lambda: hold(spec("alif"), SMALL),
+    "two states": lambda: hold(TWO_STATES, SMALL),
+    "functions": lambda: hold(FUNCTIONS, Problem(steps=12, shape=(9,))),
+    "pieces": lambda: hold(PIECES, Problem(steps=12, shape=(40,), dyadic=True)),
+    "flags": lambda: hold(FLAGS, SMALL, flags=(("fast", False), ("wide", True))),
+    "flags, default": lambda: hold(FLAGS, SMALL),
+    "names": lambda: hold(NAMES, SMALL, flags=(("fn", False), ("torch", True))),
+    "singular": lambda: hold(SINGULAR, SMALL),
+    "prelude": lambda: hold(PRELUDE, Problem(steps=9, shape=(3,), learnt="none")),
+    "ternary": lambda: hold(spec("ternary_lif"), SMALL),
+    "multilevel": lambda: hold(spec("ilif"), SMALL),
+    "euler": lambda: hold(dynamics("euler", False), SMALL),
+    "rk2": lambda: hold(dynamics("rk2", False), SMALL),
+    "rk4": lambda: hold(dynamics("rk4", False), SMALL),
+    "exponential_euler": lambda: hold(dynamics("exponential_euler", True), SMALL),
+    "exact": lambda: hold(dynamics("exact", True), SMALL),
+    "srm": lambda: hold(spec("srm"), Problem(steps=12, shape=(3,))),
+    "layouts": lambda: [  # type: ignore[dict-item, return-value]
+        hold(spec("lif"), Problem(steps=6, shape=(2, 3, 5), layout=layout), F32)
+        for layout in ("channels_last", "strided", "expanded")
+    ],
+    "half": lambda: [  # type: ignore[dict-item, return-value]
+        hold(
+            "name: A\ncharge: v + (x - v) / 2\nfire: none\noutput: v\n",
+            Problem(steps=12, shape=(9,), dyadic=True, given_state=False),
+            dtype,
+        )
+        for dtype in (torch.float16, torch.bfloat16)
+    ],
+    "launched": launched,
+    "streamed": streamed,
+    "channels": channels,
+    "module": module,
+    "cache": cache,
+    "mistakes": mistakes,
+    "surrogates": surrogates,
+    "derivatives": derivatives,
+    "expect": expect,
+}

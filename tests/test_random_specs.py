@@ -1,0 +1,89 @@
+"""Specs that nobody wrote: each must build without a warning and agree with the reference.
+
+CI tries a few hundred, forward and backward on every backend; `--budget SECONDS` goes on for so
+long. A spec that once went wrong stays in `FOUND`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import count
+
+import pytest
+import torch
+from hypothesis import Phase, given, seed, settings
+from random_specs import Drawn, drawn_specs
+from together import compiled_together
+
+from neurogen.tools.verify import BACKENDS, Case, Problem, compare_all
+from neurogen.tools.verify.nodes import is_arithmetic
+
+PHASES = (Phase.generate, Phase.shrink)
+PARTS, EACH = 12, 26  # 312 specs, in parts that can run side by side
+FOUND = {
+    "a state is called like an adjoint": Drawn(
+        "name: A\nstates: {v: 0.0, d_u: 0.0, d_spike: 0.0}\ncharge:\n  v: 0.5 * v + x\n"
+        "  d_u: 0.5 * d_u + v\n  d_spike: 0.5 * d_spike + d_u\nfire: v >= 1 + 0.1 * d_spike\n"
+    ),
+    "an input of which the adjoint needs no value": Drawn(
+        "name: A\ninputs: [x, y]\ncharge: v + x * x + y\n"
+    ),
+    "a flag is called like a module": Drawn(
+        "name: A\nflags: {fn: true, torch: false, surrogate: true}\n"
+        "charge: v + clip(x, -1, 1) if fn or torch and not surrogate else v - x\n",
+        flags=(("fn", False), ("torch", True)),
+    ),
+    "no reset, and a rest at 0": Drawn(
+        "name: A\nstates: {v: v_rest}\ncharge: 0.5 * v + x\nreset: none\n", reset="soft"
+    ),
+    "bounds that cross": Drawn(
+        "name: A\ninputs: [x, y, z]\ncharge: 0.5 * v + clip(x, y, 0.1 * z)\nfire: none\noutput: v\n"
+    ),
+    "gradients that cancel": Drawn(
+        "name: A\ncharge: v + x\nfire: {when: v >= v_threshold, kind: multilevel, levels: 3}\n"
+        "reset: soft\n"
+    ),
+}
+
+
+def hold(drawn: Drawn, dtype: torch.dtype = torch.float64) -> float:
+    """Build a spec, run it on all backends, compare; how often it fired."""
+    case = Case("torch", drawn.reset, drawn.detach_reset, dtype, None, drawn.flags)
+    # Where a rounding may differ no threshold is hit exactly.
+    problem = Problem(steps=10, shape=(3,), dyadic=is_arithmetic(drawn.text))
+    with compiled_together(drawn.text, case, problem):
+        found = compare_all(drawn.text, case, problem, BACKENDS)
+    for backend, comparison in found.items():
+        wrong = [finding for finding in comparison.findings if not finding.holds]
+        assert not wrong, f"{backend}: {'; '.join(map(str, wrong))}\n{drawn}"
+    return found["torch"].rate
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("drawn", FOUND.values(), ids=FOUND.keys())
+def test_what_was_found_once(drawn: Drawn, dtype: torch.dtype) -> None:
+    hold(drawn, dtype)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_specs(
+    part: int, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> None:
+    budget = request.config.getoption("--budget")
+    end, texts, rates = time.monotonic() + (budget or 0), set[str](), list[float]()
+    for round_ in count():
+
+        @seed(part + PARTS * round_)
+        @settings(max_examples=EACH, derandomize=False, database=None, phases=PHASES)
+        @given(drawn_specs())
+        def agrees(drawn: Drawn) -> None:
+            texts.add(drawn.text)
+            rates.append(hold(drawn))
+
+        agrees()
+        if time.monotonic() >= end:
+            break
+    record_property("random specs", len(texts))
+    assert len(texts) > 0.8 * EACH, "the same specs again and again prove nothing"
+    assert sum(abs(rate) > 0 for rate in rates) > 0.6 * len(rates), "nor do silent ones"
