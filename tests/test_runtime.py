@@ -453,7 +453,7 @@ def test_flags_that_need_another_parameter_are_refused() -> None:
     with pytest.raises(ValueError, match=r"constrained=False.* learns 'tau'.*make a new one"):
         node.constrained = False
     assert node.constrained
-    with pytest.raises(ValueError, match=r"'tau' is not learnt with constrained=True"):
+    with pytest.raises(ValueError, match=r"'tau' is not learnt with .*constrained=True"):
         node.tau = 2.0
     loose = load("plif")(init_tau=0.5, constrained=False)
     with pytest.raises(ValueError, match=r"init_tau=0.5 must satisfy"):
