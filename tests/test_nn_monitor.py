@@ -301,12 +301,25 @@ def test_a_monitor_is_a_context(make: Any) -> None:
 def test_copies_of_a_network_do_not_report(make: Any) -> None:
     net = network()
     monitor = make(net)
-    for clone in (copy.deepcopy(net), pickle.loads(pickle.dumps(net[2]))):
-        if clone is not None and isinstance(clone, nn.Sequential):
-            run(clone)
+    run(copy.deepcopy(net))
     assert monitor.records == []
     run(net)
     assert len(monitor.records) == 2
+
+
+def test_a_watched_module_can_be_pickled() -> None:
+    linear = nn.Linear(2, 2)
+    monitors = [
+        OutputMonitor(linear),
+        GradInputMonitor(linear),
+        AttributeMonitor("bias", True, linear),
+    ]
+    clone = pickle.loads(pickle.dumps(linear))
+    x = torch.rand(3, 2, requires_grad=True)
+    clone(x).sum().backward()
+    assert [monitor.records for monitor in monitors] == [[], [], []]
+    assert torch.equal(clone(x), linear(x))
+    assert len(monitors[0]) == 1
 
 
 def test_a_graph_from_before_records_nothing_after_removal() -> None:
