@@ -19,7 +19,7 @@ from neurogen.backends.cupy import launch as cupy_launch
 from neurogen.loading import load
 from neurogen.nn import surrogate
 from neurogen.runtime.abi import Variant
-from neurogen.runtime.fused import IO_TYPES
+from neurogen.runtime.call import IO_TYPES
 from neurogen.tools.verify.nodes import sizes_of
 
 SPECS = sorted(path.stem for path in (Path(__file__).parents[1] / "specs").glob("*.yaml"))

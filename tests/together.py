@@ -19,7 +19,7 @@ from neurogen.backends import toolchain
 from neurogen.backends.cpp import launch as cpp
 from neurogen.backends.cupy import launch as cupy
 from neurogen.runtime.abi import Kernels, Variant
-from neurogen.runtime.fused import IO_TYPES
+from neurogen.runtime.call import IO_TYPES
 from neurogen.runtime.neuron import Neuron
 from neurogen.tools.verify import Case, Problem
 from neurogen.tools.verify.nodes import build

@@ -64,6 +64,11 @@ def choose(asked: str, device: str) -> str:
     return fused
 
 
+#: What `torch.compiler.assume_constant_result` does, without loading Dynamo for it: a graph that is
+#: being made takes the choice of this process.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 _forks: list[bool] = []
 
 if hasattr(os, "register_at_fork"):  # here, and not in a launcher: those are imported late

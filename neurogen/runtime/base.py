@@ -67,6 +67,10 @@ class BaseNode(MemoryModule):
             if self.v is before or (isinstance(self.v, float | int) and self.v == before):
                 self.v = start
 
+    def lasting(self) -> dict[str, Any]:
+        """The states that are not at rest; `v_seq` is a record of them."""
+        return {name: value for name, value in super().lasting().items() if name != "v_seq"}
+
     @property
     def supported_backends(self) -> tuple[str, ...]:
         """What this step mode and machine can run."""

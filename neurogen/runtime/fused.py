@@ -1,153 +1,236 @@
-"""The fused pass as one `autograd.Function`: kernels in, gradients out, whatever the backend.
+"""The fused pass: kernels in, gradients out, whatever the backend.
 
-In: a neuron's declaration, tensors, and a backend's compiled kernel. Out: outputs, final states and
-asked-for state sequences, differentiable. Kept for backward: the inputs by reference, the initial
-states, the constants, and O(N T / K) checkpoints.
+In: a call, tensors, and a backend's compiled kernel. Out: outputs, final states and asked-for state
+sequences, differentiable. Kept for backward: the inputs by reference, the initial states, the
+constants, and O(N T / K) checkpoints.
+
+`forward` and `backward` are plain functions of tensors: those are the inputs `[T, N, *]`, the
+states (0-dim or of one time step's shape) and the constants (broadcastable to one) in turn. Eager
+code reaches them through an `autograd.Function`, graphs through the operators of `operators.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from neurogen.runtime.abi import Kernels, Operand, Variant, pack_floats
+from neurogen.runtime.abi import Operand
+from neurogen.runtime.call import Call
 from neurogen.runtime.layout import Layout, layout_of
 
-IO_TYPES = {
-    torch.float32: "float",
-    torch.float64: "double",
-    torch.float16: "neurogen::half",
-    torch.bfloat16: "neurogen::bfloat16",
-}
+
+#: See `allocate`.
+SPARE = 2
 
 
-#: A step that spikes needs no surrogate forwards: one compiled kernel serves all of them.
-_NO_SURROGATE = """
-template <typename real>
-NEUROGEN_FN real primitive(const real u, const real*) { return u; }
-template <typename real>
-NEUROGEN_FN real slope(const real u, const real*) { return u; }
-"""
-
-
-class Engine(Protocol):
-    """What a backend's `launch.py` offers to the fused pass."""
-
-    def checkpoint_every(self, kernels: Kernels, variant: Variant) -> int:
-        """Steps between checkpoints, for a variant of the backward kernel."""
-
-    def threads(self, work: int) -> int:
-        """Threads for so many neuron-steps."""
-
-    def streams(self, size: int) -> bool:
-        """Whether results of so many bytes are written past the caches."""
-
-    def forward(self, kernels: Kernels, variant: Variant, neurons: int, arguments: list[int],
-                device: torch.device) -> None:  # fmt: skip
-        """Run the forward kernel."""
-
-    def backward(self, kernels: Kernels, variant: Variant, neurons: int, arguments: list[int],
-                 device: torch.device) -> None:  # fmt: skip
-        """Run the backward kernel."""
-
-    def shares(self, neurons: int, count: int, like: Tensor) -> Tensor:
-        """Memory for the shares of neurons in the gradient of an operand of `count` elements."""
-
-    def sum(self, kernels: Kernels, variant: Variant, shares: Tensor, inner: int, count: int,
-            total: Tensor) -> None:  # fmt: skip
-        """Sum the shares of each of `count` elements into `total`, in a fixed order."""
-
-
-@dataclass(slots=True)
-class Call:
-    """One call of a neuron: what is not a tensor that autograd tracks.
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Memory for what the forward kernel writes.
 
     Attributes:
-        differentiable: For each state, whether a gradient flows through it.
-        sequences: For each state, whether its sequence is asked for.
-        stepped: For each constant, whether it may differ from step to step.
-        noise: Seed and time steps drawn before, int64 `[2]`, and bit k: noise k is drawn; None
-            for a neuron without noise.
+        sequences: One for each state; None where it is not asked for.
+        checkpoints: States before steps `every`, 2 `every`, …, flat: `[(T - 1) // every, states, N]`.
     """
 
-    engine: Engine
-    kernels: Kernels
-    flags: tuple[tuple[str, bool], ...]
-    detach_reset: bool
-    spiking: bool
-    surrogate: str
-    shape: tuple[float, ...]
-    inputs: int
-    differentiable: tuple[bool, ...]
-    sequences: tuple[bool, ...]
-    stepped: tuple[bool, ...]
-    noise: tuple[Tensor, int] | None = None
+    layout: Layout
+    every: int
+    output: Tensor
+    finals: list[Tensor]
+    sequences: list[Tensor | None]
+    checkpoints: Tensor | None
 
-    def forward_variant(self, dtype: torch.dtype) -> Variant:
-        """The forward kernel for a storage type."""
-        surrogate = _NO_SURROGATE if self.spiking else self.surrogate
-        return Variant(False, IO_TYPES[dtype], self.flags, False, self.spiking, 0, surrogate)
-
-    def wanted(self, wants: Sequence[bool]) -> int:
-        """Which constants (bits) want gradients, of all tensors that may."""
-        constants = wants[self.inputs + len(self.differentiable) :]
-        return sum(1 << k for k, want in enumerate(constants) if want)
-
-    def backward_variant(self, dtype: torch.dtype, wanted: int) -> Variant:
-        """The backward kernel for a storage type and a set of constants' gradients."""
-        return Variant(True, IO_TYPES[dtype], self.flags, self.detach_reset, self.spiking, wanted,
-                       self.surrogate)  # fmt: skip
-
-    def head(
-        self, steps: int, layout: Layout, every: int, operands: list[Operand], size: int,
-        places: Tensor | None,
-    ) -> list[int]:  # fmt: skip
-        """The fields that both directions' arguments begin with."""
-        noise = []
-        if self.noise is not None:
-            state, on = self.noise
-            noise = [*state.tolist(), on, _pointer(places)]
-        threads = self.engine.threads(steps * layout.neurons)
-        uniform = all(operand.count == 1 for operand in operands[len(self.differentiable) :])
-        streamed = self.engine.streams(steps * layout.neurons * size)
-        return [
-            steps, layout.neurons, threads, every, int(uniform), int(streamed),
-            *pack_floats(self.shape), *noise,
-        ]  # fmt: skip
-
-    def pack(self, operands: list[Operand]) -> list[int]:
-        """Initial states and constants as the kernels read them."""
-        packed: list[int] = []
-        stepped = (*(False for _ in self.differentiable), *self.stepped)
-        for operand, by_step in zip(operands, stepped, strict=True):
-            packed += operand.packed
-            packed += [operand.stride] * by_step
-        return packed
-
-    def places(self, layout: Layout, device: torch.device) -> Tensor | None:
-        """What a neuron's noise goes by, where that is not its place in memory."""
-        return None if self.noise is None else layout.places(device)
+    @property
+    def outward(self) -> list[Tensor]:
+        """Output, final states, asked-for sequences."""
+        return [self.output, *self.finals, *(s for s in self.sequences if s is not None)]
 
 
-def run(call: Call, inputs: tuple[Tensor, ...], states: tuple[Tensor, ...],
-        constants: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # fmt: skip
-    """Output, final states, asked-for sequences.
+def allocate(
+    call: Call, tensors: Sequence[Tensor], wants: Sequence[bool], spare: int = 0
+) -> Results:
+    """Memory for a forward pass; all that can be said without values.
 
     Args:
         call: What to run.
-        inputs: `[T, *]` each, of one shape and dtype.
-        states: 0-dim or of one time step's shape, in the compute dtype.
-        constants: Broadcastable to one time step, in the compute dtype.
+        tensors: Inputs, states, constants.
+        wants: For each of them, whether its gradient will be asked for.
+        spare: Elements beyond the checkpoints. Graphs have `SPARE`: of memory that may be empty, or
+            of one element, they ask whether it is, and have another graph for another T.
     """
-    tensors = (*inputs, *states, *constants)
+    first, compute = tensors[0], tensors[call.inputs].dtype
+    steps, device = first.shape[0], first.device
+    layout = layout_of(first.shape[1:], first.stride()[1:])
+    every = call.engine.checkpoint_every(call.kernels, call.backward_variant(first.dtype, wants))
+    checkpoints = None
+    if any(wants):
+        size = (steps - 1) // every * call.states * layout.neurons
+        checkpoints = torch.empty(size + spare, dtype=compute, device=device)
+    return Results(
+        layout, every, layout.empty(steps, first.dtype, device),
+        [layout.empty(None, compute, device) for _ in range(call.states)],
+        [layout.empty(steps, compute, device) if asked else None for asked in call.sequences],
+        checkpoints,
+    )  # fmt: skip
+
+
+def forward(
+    call: Call, tensors: Sequence[Tensor], chance: Tensor | None, wants: Sequence[bool],
+    spare: int = 0,
+) -> Results:  # fmt: skip
+    """Run the forward kernel.
+
+    Args:
+        call: What to run.
+        tensors: Inputs, states, constants.
+        chance: Seed and time steps drawn before, int64 `[2]`; None for a neuron without noise.
+        wants: For each tensor, whether its gradient will be asked for.
+        spare: Elements beyond the checkpoints; they are set to 0.
+    """
+    results = allocate(call, tensors, wants, spare)
+    if spare and results.checkpoints is not None:
+        results.checkpoints[-spare:].zero_()
+    layout, first = results.layout, tensors[0]
+    if not layout.neurons:
+        return results
+    rows = [layout.rows(x) for x in tensors[: call.inputs]]
+    operands = [layout.operand(t) for t in tensors[call.inputs :]]
+    places = None if chance is None else layout.places(first.device)
+    arguments = call.head(
+        first.shape[0], layout, results.every, operands, first.element_size(), chance, places
+    )
+    for x, stride in rows:
+        arguments += (x.data_ptr(), stride)
+    arguments += call.pack(operands)
+    arguments += (results.output.data_ptr(), _pointer(results.checkpoints))
+    for final, sequence in zip(results.finals, results.sequences, strict=True):
+        arguments += (final.data_ptr(), _pointer(sequence))
+    variant = call.forward_variant(first.dtype)
+    call.engine.forward(call.kernels, variant, layout.neurons, arguments, first.device)
+    return results
+
+
+def backward(
+    call: Call, tensors: Sequence[Tensor], chance: Tensor | None, checkpoints: Tensor,
+    wants: Sequence[bool], gradients: Sequence[Tensor | None],
+) -> list[Tensor | None]:  # fmt: skip
+    """Run the backward kernel.
+
+    Args:
+        call: What was run.
+        tensors: Inputs, states, constants.
+        chance: Seed and time steps drawn before.
+        checkpoints: As the forward pass wrote them.
+        wants: As the forward pass was told.
+        gradients: Of output, final states and asked-for sequences; None for 0.
+
+    Returns:
+        For each tensor its gradient, None where none is wanted.
+    """
+    states, first = call.states, tensors[0]
+    steps, device = first.shape[0], first.device
+    inputs, initial, constants = call.split(tensors)
+    _, _, wanted = call.split(wants)
+    compute = initial[0].dtype
+    layout = layout_of(first.shape[1:], first.stride()[1:])
+    rows = [layout.rows(x) for x in inputs]
+    operands = [layout.operand(t) for t in tensors[call.inputs :]]
+    variant = call.backward_variant(first.dtype, wants)
+    every = call.engine.checkpoint_every(call.kernels, variant)
+    grad_output = gradients[0]
+    if grad_output is None:
+        grad_output = torch.zeros((), dtype=first.dtype, device=device).expand(first.shape)
+    output_row, output_stride = layout.rows(grad_output)
+    grad_finals = [None if g is None else layout.step(g) for g in gradients[1 : states + 1]]
+    asked = iter(gradients[states + 1 :])
+    grad_sequences = [next(asked) if kept else None for kept in call.sequences]
+    grad_sequences = [None if g is None else _dense(layout, g) for g in grad_sequences]
+    grad_inputs = [layout.empty(steps, x.dtype, device) for x in inputs]
+    grad_initial = [
+        layout.empty(None, compute, device) if want and flows else None
+        for want, flows in zip(wants[call.inputs :], call.differentiable, strict=False)
+    ]
+    shares = [
+        _each(call.engine.shares(layout.neurons, operand.count, constant), steps * by_step)
+        if want else None
+        for want, operand, constant, by_step in zip(
+            wanted, operands[states:], constants, call.stepped, strict=True
+        )
+    ]  # fmt: skip
+    if layout.neurons:
+        places = None if chance is None else layout.places(device)
+        arguments = call.head(steps, layout, every, operands, first.element_size(), chance, places)
+        for x, stride in rows:
+            arguments += (x.data_ptr(), stride)
+        arguments += call.pack(operands)
+        arguments += (output_row.data_ptr(), output_stride, _pointer(checkpoints))
+        for k in range(states):
+            arguments += (_pointer(grad_finals[k]), _pointer(grad_sequences[k]),
+                          _pointer(grad_initial[k]))  # fmt: skip
+        arguments += [g.data_ptr() for g in grad_inputs]
+        arguments += [_pointer(s) for s in shares]
+        call.engine.backward(call.kernels, variant, layout.neurons, arguments, device)
+
+    def total(shares: Tensor, operand: Operand, by_step: bool = False) -> Tensor:
+        size = operand.count * (steps if by_step else 1)
+        summed = torch.zeros(size, dtype=compute, device=device)
+        if layout.neurons:
+            call.engine.sum(call.kernels, variant, shares, operand.inner, operand.count, summed)
+        if by_step and not operand.stride:  # all steps read the same
+            summed = summed.reshape(steps, -1).double().sum(0).to(compute)
+        return summed
+
+    results: list[Tensor | None]
+    results = [g if want else None for g, want in zip(grad_inputs, wants, strict=False)]
+    for g, operand, tensor in zip(grad_initial, operands, initial, strict=False):
+        whole = g is None or tensor.shape == g.shape
+        results.append(g if g is None or whole else total(g, operand).reshape(tensor.shape))
+    for s, operand, tensor, by_step in zip(
+        shares, operands[states:], constants, call.stepped, strict=True
+    ):
+        results.append(
+            None if s is None else layout.scatter(total(s, operand, by_step), operand, tensor.shape)
+        )
+    return results
+
+
+def allocate_gradients(
+    call: Call, tensors: Sequence[Tensor], wants: Sequence[bool]
+) -> list[Tensor]:  # fmt: skip
+    """Memory like that of the gradients that `backward` returns; those that are None left out."""
+    first = tensors[0]
+    layout = layout_of(first.shape[1:], first.stride()[1:])
+    inputs, initial, constants = call.split(tensors)
+    like = [layout.empty(first.shape[0], x.dtype, x.device) for x in inputs]
+    like += [layout.empty(None, s.dtype, s.device) if s.dim() else s.new_empty(()) for s in initial]
+    like += [constant.new_empty(constant.shape) for constant in constants]
+    return [like[place] for place in call.targets(wants)]
+
+
+def run(call: Call, tensors: tuple[Tensor, ...], chance: Tensor | None) -> tuple[Tensor, ...]:
+    """Output, final states, asked-for sequences; differentiable, in eager code.
+
+    Args:
+        call: What to run.
+        tensors: Inputs `[T, *]` of one shape and dtype; states, 0-dim or of one time step's shape,
+            and constants, broadcastable to one, in the compute dtype.
+        chance: Seed and time steps drawn before, int64 `[2]`; None for a neuron without noise.
+    """
     if not torch.is_grad_enabled():  # a parameter asks for its gradient here, too
         tensors = tuple(tensor.detach() for tensor in tensors)
-    result: tuple[Tensor, ...] = _Fused.apply(call, *tensors)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, ...] = _Fused.apply(call, chance, *tensors)  # type: ignore[no-untyped-call]
     return result
+
+
+def refuse_second(*_: Any) -> Any:
+    """The backward pass of a backward pass."""
+    raise RuntimeError(
+        "a fused neuron cannot be differentiated twice (double backward); "
+        "use backend='torch' for second derivatives"
+    )
 
 
 class _FirstOnly(torch.autograd.Function):
@@ -157,142 +240,35 @@ class _FirstOnly(torch.autograd.Function):
     def forward(ctx: Any, gradient: Tensor, *leaves: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise RuntimeError(
-            "a fused neuron cannot be differentiated twice (double backward); "
-            "use backend='torch' for second derivatives"
-        )
+    backward = staticmethod(refuse_second)
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
-        first = tensors[0]
-        count, steps = call.inputs, first.shape[0]
-        layout = layout_of(first.shape[1:], first.stride()[1:])
-        compute = tensors[count].dtype
-        rows = [layout.rows(x) for x in tensors[:count]]
-        operands = [layout.operand(t) for t in tensors[count:]]
-        output = layout.empty(steps, first.dtype, first.device)
-        finals = [layout.empty(None, compute, first.device) for _ in call.differentiable]
-        sequences = [
-            layout.empty(steps, compute, first.device) if asked else None
-            for asked in call.sequences
-        ]
-        variant = call.forward_variant(first.dtype)
-        needed = any(ctx.needs_input_grad)
-        wanted = call.wanted(ctx.needs_input_grad[1:])
-        every = call.engine.checkpoint_every(
-            call.kernels, call.backward_variant(first.dtype, wanted)
-        )
-        checkpoints = None
-        if needed and steps > every:
-            checkpoints = torch.empty(
-                ((steps - 1) // every, len(finals), layout.neurons),
-                dtype=compute, device=first.device,
-            )  # fmt: skip
-        if layout.neurons:
-            places = call.places(layout, first.device)
-            arguments = call.head(steps, layout, every, operands, first.element_size(), places)
-            for x, stride in rows:
-                arguments += (x.data_ptr(), stride)
-            arguments += call.pack(operands)
-            arguments += (output.data_ptr(), _pointer(checkpoints))
-            for final, sequence in zip(finals, sequences, strict=True):
-                arguments += (final.data_ptr(), _pointer(sequence))
-            call.engine.forward(call.kernels, variant, layout.neurons, arguments, first.device)
-        if needed:
-            ctx.call, ctx.layout, ctx.every = call, layout, every
-            ctx.save_for_backward(*tensors, checkpoints)
+    def forward(ctx: Any, call: Call, chance: Tensor | None, *tensors: Tensor) -> Any:
+        wants = ctx.needs_input_grad[2:]
+        results = forward(call, tensors, chance, wants)
+        if any(wants):
+            ctx.call, ctx.wants = call, wants
+            ctx.save_for_backward(chance, results.checkpoints, *tensors)
             ctx.set_materialize_grads(False)
-            unused = [f for f, flows in zip(finals, call.differentiable, strict=True) if not flows]
-            ctx.mark_non_differentiable(*unused)
-        return (output, *finals, *(s for s in sequences if s is not None))
+            finals = zip(results.finals, call.differentiable, strict=True)
+            ctx.mark_non_differentiable(*(final for final, flows in finals if not flows))
+        return tuple(results.outward)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        chance, checkpoints, *tensors = ctx.saved_tensors
         with torch.no_grad():
-            results = _Fused.adjoint(ctx, *gradients)
-        if not torch.is_grad_enabled():
-            return results
-        # create_graph=True: whoever differentiates these again is told that it cannot be done.
-        leaves = [t for t in (*ctx.saved_tensors, *gradients) if t is not None and t.requires_grad]
-        return tuple(
-            r if r is None else _FirstOnly.apply(r, *leaves)  # type: ignore[no-untyped-call]
-            for r in results
-        )
-
-    @staticmethod
-    def adjoint(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The backward kernel on what was saved."""
-        call, layout, every = ctx.call, ctx.layout, ctx.every
-        *tensors, checkpoints = ctx.saved_tensors
-        count, states = call.inputs, len(call.differentiable)
-        first = tensors[0]
-        steps, compute = first.shape[0], tensors[count].dtype
-        wants = ctx.needs_input_grad[1:]
-        rows = [layout.rows(x) for x in tensors[:count]]
-        operands = [layout.operand(t) for t in tensors[count:]]
-        variant = call.backward_variant(first.dtype, call.wanted(wants))
-        grad_output = gradients[0]
-        if grad_output is None:
-            grad_output = torch.zeros((), dtype=first.dtype, device=first.device).expand(
-                first.shape
-            )
-        output_row, output_stride = layout.rows(grad_output)
-        grad_finals = [None if g is None else layout.step(g) for g in gradients[1 : states + 1]]
-        asked = iter(gradients[states + 1 :])
-        grad_sequences = [next(asked) if wanted else None for wanted in call.sequences]
-        grad_sequences = [None if g is None else _dense(layout, g) for g in grad_sequences]
-        grad_inputs = [layout.empty(steps, x.dtype, x.device) for x in tensors[:count]]
-        grad_states = [
-            layout.empty(None, compute, first.device) if want and flows else None
-            for want, flows in zip(wants[count:], call.differentiable, strict=False)
-        ]
-        shares = [
-            _each(call.engine.shares(layout.neurons, operand.count, constant), steps * by_step)
-            if want else None
-            for want, operand, constant, by_step in zip(
-                wants[count + states :], operands[states:], tensors[count + states :],
-                call.stepped, strict=True,
-            )
-        ]  # fmt: skip
-        if layout.neurons:
-            places = call.places(layout, first.device)
-            arguments = call.head(steps, layout, every, operands, first.element_size(), places)
-            for x, stride in rows:
-                arguments += (x.data_ptr(), stride)
-            arguments += call.pack(operands)
-            arguments += (output_row.data_ptr(), output_stride, _pointer(checkpoints))
-            for k in range(states):
-                arguments += (_pointer(grad_finals[k]), _pointer(grad_sequences[k]),
-                              _pointer(grad_states[k]))  # fmt: skip
-            arguments += [g.data_ptr() for g in grad_inputs]
-            arguments += [_pointer(s) for s in shares]
-            call.engine.backward(call.kernels, variant, layout.neurons, arguments, first.device)
-
-        def total(shares: Tensor | None, operand: Operand, by_step: bool = False) -> Tensor:
-            size = operand.count * (steps if by_step else 1)
-            summed = torch.zeros(size, dtype=compute, device=first.device)
-            if layout.neurons and shares is not None:
-                call.engine.sum(call.kernels, variant, shares, operand.inner, operand.count, summed)
-            if by_step and not operand.stride:  # all steps read the same
-                summed = summed.reshape(steps, -1).double().sum(0).to(compute)
-            return summed
-
-        results = [g if want else None for g, want in zip(grad_inputs, wants, strict=False)]
-        for g, operand, tensor in zip(grad_states, operands, tensors[count:], strict=False):
-            whole = g is None or tensor.shape == g.shape
-            results.append(g if whole else total(g, operand).reshape(tensor.shape))
-        for s, operand, tensor, by_step in zip(
-            shares, operands[states:], tensors[count + states :], call.stepped, strict=True
-        ):
-            summed = None if s is None else total(s, operand, by_step)
-            results.append(
-                None if summed is None else layout.scatter(summed, operand, tensor.shape)
-            )
-        return (None, *results)
+            results = backward(ctx.call, tensors, chance, checkpoints, ctx.wants, gradients)
+        if torch.is_grad_enabled():
+            # create_graph=True: whoever differentiates these again is told that it cannot be done.
+            leaves = [t for t in (*tensors, *gradients) if t is not None and t.requires_grad]
+            results = [
+                r if r is None else _FirstOnly.apply(r, *leaves)  # type: ignore[no-untyped-call]
+                for r in results
+            ]
+        return (None, None, *results)
 
 
 def _pointer(tensor: Tensor | None) -> int:

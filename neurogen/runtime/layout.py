@@ -89,7 +89,7 @@ class Layout:
         full = ordered.permute(*range(len(steps)), *back)
         if written_out:
             full = full.double().sum_to_size(*steps, *aligned).to(elements.dtype)
-        return full.reshape(shape)
+        return full.reshape(shape).contiguous()
 
     def places(self, device: torch.device) -> Tensor | None:
         """Index of each neuron in a contiguous time step, in this order; None if it is its own."""

@@ -41,8 +41,14 @@ class MemoryModule(StepModule, nn.Module):
     """A module that remembers: single-step `[N, *]` in mode 's', multi-step `[T, N, *]` in 'm'.
 
     Memories are attributes registered with a start value; they are no parameters or buffers, so
-    `state_dict` does not hold them, but `.to()` moves them.
+    `state_dict` does not hold them unless `persistent` is set, but `.to()` moves them.
+
+    Attributes:
+        persistent: Whether `state_dict` holds the memories that are not at their start, under their
+            names; loading one takes them over, and the others back to their start.
     """
+
+    persistent: bool = False
 
     def __init__(self, step_mode: str = "s", **keywords: Any) -> None:
         super().__init__(**keywords)
@@ -73,6 +79,35 @@ class MemoryModule(StepModule, nn.Module):
     def named_memories(self) -> Iterator[tuple[str, Any]]:
         """(name, value) of every memory."""
         yield from self._memories.items()
+
+    def lasting(self) -> dict[str, Any]:
+        """The memories that the next forward depends on, where they are not at their start."""
+        kept = self._memories.items()
+        return {name: value for name, value in kept if value is not self._starts[name]}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.persistent:
+            return
+        for name, value in self.lasting().items():
+            if not isinstance(value, Tensor | float | int):
+                raise TypeError(
+                    f"{type(self).__name__}: memory '{name}' is a {type(value).__name__}; "
+                    "persistent memories are tensors or numbers"
+                )
+            tensor = torch.as_tensor(value)
+            destination[prefix + name] = tensor if keep_vars else tensor.detach()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+        names = {prefix + name: name for name in self._memories} if self.persistent else {}
+        known = {key: value for key, value in state_dict.items() if key not in names}
+        super()._load_from_state_dict(known, prefix, *others)  # type: ignore[no-untyped-call]
+        if self.persistent:
+            self.reset()
+        for key, name in names.items():
+            if key in state_dict:
+                value = state_dict[key]
+                setattr(self, name, value.detach().clone() if value.dim() else value.item())
 
     def __getattr__(self, name: str) -> Any:
         memories = self.__dict__.get("_memories")
@@ -138,13 +173,47 @@ class MemoryModule(StepModule, nn.Module):
 
     def forward(self, *inputs: Tensor, **keywords: Any) -> Any:
         """Dispatch on `step_mode`."""
+        if len(self._memories):  # its truth would make Dynamo look at every value
+            self._check_once()
         if self._step_mode == "m":
             return self.multi_step_forward(*inputs, **keywords)
         return self.single_step_forward(*inputs, **keywords)
 
+    def _check_once(self) -> None:
+        """Refuse to remember where a forward is recorded, or run a second time."""
+        if not torch.compiler.is_compiling():
+            check_not_repeated(type(self).__name__)
+        elif exporting():
+            raise RuntimeError(
+                f"{type(self).__name__} remembers its state, and torch.export would freeze the "
+                "present one into the graph; export a module that calls node.functional(x, "
+                "state=state) and returns the new state"
+            )
+
     def extra_repr(self) -> str:
         """The step mode."""
         return f"step_mode={self.step_mode}"
+
+
+def check_not_repeated(name: str) -> None:
+    """Raise where this is called within a backward pass: activation checkpointing does so.
+
+    The second forward would start from the state that the first one left: wrong gradients.
+    """
+    if torch._C._current_graph_task_id() != -1:  # torch.utils.checkpoint asks the same way
+        raise RuntimeError(
+            f"{name} remembers its state, and its forward runs a second time within a backward "
+            "pass (activation checkpointing); there, call node.functional(x, state=state), which "
+            "remembers nothing, and carry the state yourself"
+        )
+
+
+def exporting() -> bool:
+    """Whether torch.export is at work."""
+    asked = getattr(torch.compiler, "is_exporting", None)  # torch >= 2.7
+    if asked is not None:
+        return bool(asked())
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 def _moved(value: Tensor, fn: Any) -> Tensor:

@@ -1,13 +1,13 @@
-"""The generated neuron's frame: parameters, prelude, state, and the functional core around kernels.
+"""The generated neuron's frame: states, and the functional core around kernels.
 
 In: what a generated module declares (`Neuron`'s class attributes). Out: an `nn.Module` with the
-field's keywords. Generated classes hold data and one eager step; everything they share is here.
+field's keywords. Generated classes hold data and one eager step; everything they share is here and
+in `parameters.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from numbers import Real
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,55 +16,34 @@ from torch import Tensor, nn
 from neurogen.errors import BackendError
 from neurogen.runtime import backend as backends
 from neurogen.runtime import functions as fn
-from neurogen.runtime.abi import ABI, Blocks, Bound, Constant, Kernels, Learnable
-from neurogen.runtime.base import BaseNode
-from neurogen.runtime.fused import IO_TYPES, Call, run
+from neurogen.runtime import fused, operators
+from neurogen.runtime.abi import ABI, Blocks, Kernels
+from neurogen.runtime.call import IO_TYPES, call_of
+from neurogen.runtime.parameters import Parameters, Shape
 from neurogen.runtime.prelude import Namespace
+from neurogen.runtime.registry import register
 from neurogen.runtime.surrogate import Surrogate
 
 State = dict[str, Any]
-#: Shape of what is learnt per channel `(C,)`, neuron `(*)` or step `(T,)`; a mapping of these words
-#: to shapes where a neuron learns in several ways.
-Shape = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 
 
-class Neuron(BaseNode):
+class Neuron(Parameters):
     """Base class of generated neurons; see the generated class for its equation and arguments.
 
     Attributes:
         inputs: Names of the inputs, in the order of `forward`.
-        states: Names of the states; each is an attribute, a number before the first input.
         differentiable: For each state, whether a gradient flows through it.
-        flags: Compile-time flags of the kernels.
-        parameter_names: Parameters, learnable ones included.
-        constants: The prelude.
-        matrices: Matrices whose exponentials some constants are elements of.
-        initial: Value of each state before the first step, from the parameters.
-        bounds: What parameters must satisfy.
-        learnable: `nn.Parameter`s that the neuron makes itself.
-        sharing: Parameters that may have a value per 'channel', 'neuron' or 'step'.
         noises: Names of the noises, and whether each is drawn in eval(), too.
-        random_starts: Intervals from which initial states are drawn.
-        v_reset_may_be_none: Whether None chooses a soft reset.
         kernels: Source text of the fused kernels.
+        registered: Name of the class in graphs.
         blocks: What `linearise` and `linearise_charge` return, the step's Jacobian in blocks.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("x",)
-    states: ClassVar[tuple[str, ...]] = ("v",)
     differentiable: ClassVar[tuple[bool, ...]] = (True,)
-    flags: ClassVar[tuple[str, ...]] = ()
-    parameter_names: ClassVar[tuple[str, ...]] = ()
-    constants: ClassVar[tuple[Constant, ...]] = ()
-    matrices: ClassVar[Mapping[str, Any]] = {}
-    initial: ClassVar[Mapping[str, Any]] = {}
-    bounds: ClassVar[Mapping[str, Bound]] = {}
-    learnable: ClassVar[Mapping[str, Learnable]] = {}
-    sharing: ClassVar[Mapping[str, str]] = {}
     noises: ClassVar[Mapping[str, bool]] = {}
-    random_starts: ClassVar[Mapping[str, tuple[float, float]]] = {}
-    v_reset_may_be_none: ClassVar[bool] = False
     kernels: ClassVar[Kernels]
+    registered: ClassVar[str]
     blocks: ClassVar[Blocks]
     linearise: ClassVar[Callable[..., tuple[Any, ...]]]
     linearise_charge: ClassVar[Callable[..., tuple[Any, ...]]]
@@ -74,6 +53,7 @@ class Neuron(BaseNode):
         """Refuse what would be wrong silently: another runtime's code, equations in Python."""
         super().__init_subclass__(**keywords)
         if "kernels" in cls.__dict__:  # a generated class
+            cls.registered = register(cls)
             made_for = cls.step.__globals__.get("abi")
             if made_for != ABI:
                 raise ImportError(
@@ -100,7 +80,10 @@ class Neuron(BaseNode):
         shape: Shape | None = None,
     ) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(_memories={}, _starts={}, _constants={}, _resting=set(), _ready=False)
+        self.__dict__.update(
+            _memories={}, _starts={}, _resting=set(), _ready=False, _numbers=(),
+            _filled={(torch.float32, torch.device("cpu")): ()},
+        )  # fmt: skip
         self.step_mode = step_mode
         self.surrogate_function = (
             self.default_surrogate() if surrogate_function is None else surrogate_function
@@ -112,178 +95,29 @@ class Neuron(BaseNode):
         self._make_learnables(shape)
         self._check()
         self.__dict__["_ready"] = True
+        self._count()
         self.backend = backend
         self.reset()
-
-    # -- parameters --------------------------------------------------------------------------
 
     def default_surrogate(self) -> Surrogate:
         """A new instance of the surrogate that the spec declares."""
         raise TypeError(f"{type(self).__name__} declares no surrogate")
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        cls = type(self)
-        if name in cls.parameter_names:
-            self._check_type(name, value)
-            self._replace(name, float(value) if isinstance(value, Real) else value)
-        elif name in cls.flags and name != "hard_reset":
-            if not isinstance(value, bool):
-                raise TypeError(f"{cls.__name__}: {name} is True or False, not {value!r}")
-            self._replace(name, value)
-        else:
-            if name == "surrogate_function" and not isinstance(value, Surrogate):
-                raise TypeError(
-                    f"{cls.__name__}: surrogate_function is a neurogen.nn.surrogate module, not "
-                    f"{type(value).__name__}"
-                )
-            self.__dict__.get("_resting", set()).discard(name)
-            super().__setattr__(name, value)
-
-    def _check_type(self, name: str, value: Any) -> None:
-        cls = type(self)
-        if value is None and not (name == "v_reset" and cls.v_reset_may_be_none):
-            hint = " (this neuron's reset needs it)" if name == "v_reset" else ""
-            raise ValueError(f"{cls.__name__}: {name} must be a number or a tensor{hint}")
-        if isinstance(value, bool) or not isinstance(value, Real | Tensor | None):
-            raise TypeError(
-                f"{cls.__name__}: {name} is a number or a tensor, not {type(value).__name__}"
-            )
-        if self._ready and name in self.learnable and not self._learns(name):
-            raise ValueError(f"{cls.__name__}: '{name}' is not learnt with {self._flag_values()}")
-
-    def _replace(self, name: str, value: Any) -> None:
-        """Set a parameter or a flag; where a bound does not hold, the old value stays."""
-        before = self._current(name)
-        self._store(name, value)
-        if not self._ready:
-            return
-        try:
-            self._check()
-            missing = [n for n in self.learnable if self._learns(n) and self._current(n) is None]
-            if missing:
-                raise ValueError(
-                    f"{type(self).__name__}: {self._flag_values()} learns '{missing[0]}', which "
-                    "this neuron was made without; make a new one"
-                )
-        except Exception:
-            self._store(name, before)
-            raise
-        if self._resting == set(self.states):
-            self._rest()
-
-    def _store(self, name: str, value: Any) -> None:
-        for store in (self.__dict__, self._parameters, self._buffers):
-            store.pop(name, None)
-        if isinstance(value, nn.Parameter):
-            self.register_parameter(name, value)
-        elif isinstance(value, Tensor):
-            self.register_buffer(name, value)
-        else:
-            self.__dict__[name] = value
-
-    def _current(self, name: str) -> Any:
-        for store in (self.__dict__, self._parameters, self._buffers):
-            if name in store:
-                return store[name]
-        return getattr(self, name, None)  # under torch.nn.utils.parametrize it is a property
-
-    def _check(self) -> None:
-        """Hold the parameters against their `where`; never called in forward."""
-        namespace = Namespace(self)
-        for name, bound in self.bounds.items():
-            value = self._current(name)
-            if value is None or (isinstance(value, Tensor) and value.is_meta):
-                continue
-            if not bool(torch.as_tensor(bound.holds(namespace)).all()):
-                shown = f"tensor{list(value.shape)}" if isinstance(value, Tensor) else value
-                raise ValueError(f"{type(self).__name__}: {name}={shown} must satisfy {bound.text}")
-
-    def _make_learnables(self, shape: Shape | None) -> None:
-        namespace = Namespace(self)
-        for name, entry in self.learnable.items():
-            if not self._learns(name):
-                self._store(name, None)
-                continue
-            value = torch.as_tensor(entry.init(namespace)).to(torch.get_default_dtype())
-            size = (1,) if entry.per == "layer" else self._size(name, entry.per, shape)
-            self._store(name, nn.Parameter(value.detach().expand(size).clone()))
-
-    def _size(self, name: str, per: str, shape: Shape | None) -> tuple[int, ...]:
-        """Shape of a learnable."""
-        kinds = {entry.per for entry in self.learnable.values()} - {"layer"}
-        known = shape if isinstance(shape, Mapping) else dict.fromkeys(kinds, shape)
-        size = known.get(per) if len(kinds) == 1 or known is shape else None
-        if size is None:
-            wanted = {"channel": "(C,)", "neuron": "one time step's without N", "step": "(T,)"}[per]
-            how = wanted if len(kinds) == 1 else f"{{'{per}': {wanted}, ...}}"
-            raise ValueError(
-                f"{type(self).__name__}: '{name}' is learnt per {per}; give shape= {how}"
-            )
-        return tuple(size)
-
-    def _learns(self, name: str) -> bool:
-        """Whether a learnable exists with the present flags."""
-        when = self.learnable[name].when
-        return when is None or bool(when(self))
-
-    def _flag_values(self) -> str:
-        return ", ".join(f"{n}={getattr(self, n)}" for n in self.flags if n != "hard_reset")
-
-    @property
-    def hard_reset(self) -> bool:
-        """Whether a spike sets v to v_reset, instead of subtracting v_threshold."""
-        return getattr(self, "v_reset", None) is not None
-
-    def prelude(
-        self, dtype: torch.dtype, device: torch.device, dims: int = 0, steps: slice | None = None
-    ) -> tuple[Tensor, ...]:
-        """The constants of a call, once: float64 for numbers, the compute dtype for tensors.
-
-        Args:
-            dtype: Compute dtype.
-            device: Of the inputs.
-            dims: Dimensions of one time step.
-            steps: Which of the values per time step are read.
-        """
-        given, exact = Namespace(self, dtype, device, dims, steps), Namespace(self)
-        return tuple(
-            self._constant(index, constant, given, exact, (dtype, device))
-            for index, constant in enumerate(self.constants)
-        )
-
-    def _constant(
-        self, index: int, constant: Constant, given: Namespace, exact: Namespace,
-        target: tuple[torch.dtype, torch.device],
-    ) -> Tensor:  # fmt: skip
-        needed = constant.when is None or constant.when(self)
-        values = tuple(self._current(name) for name in constant.uses) if needed else ()
-        dtype, device = target
-        if any(isinstance(value, Tensor) for value in values):
-            return torch.as_tensor(constant.value(given)).to(device, dtype)
-        key = (index, values, tuple(getattr(self, flag) for flag in self.flags), *target)
-        cached: Tensor | None = self._constants.get(key)
-        if cached is None:
-            if len(self._constants) > 256:
-                self._constants.clear()
-            value = torch.as_tensor(constant.value(exact) if needed else 0.0, dtype=torch.float64)
-            cached = self._constants[key] = value.to(device, dtype)
-        return cached
-
     # -- state -------------------------------------------------------------------------------
 
     def _rest(self) -> None:
-        """Every state at its initial value: numbers where the parameters are numbers."""
-        namespace = Namespace(self)
-        for state in self.states:
-            if state in self.random_starts:  # drawn when there is an input, and so a shape
-                self._memories[state] = None
+        """Let the states that are at rest follow the parameters."""
+        for place, state in enumerate(self.states, len(self.constants)):
+            if state not in self._resting:
                 continue
-            value = torch.as_tensor(self.initial[state](namespace)).detach()
-            self._memories[state] = value if value.dim() else float(value)
-        self._resting.update(self.states)
+            value: Any = self._numbers[place]
+            if value is None and state not in self.random_starts:
+                value = torch.as_tensor(self.initial[state](Namespace(self))).detach()
+            self._memories[state] = value  # None where it is drawn, when there is a shape
 
     def reset(self) -> None:
         """Every state to its initial value (v to v_reset, or 0 if None); v_seq to None."""
+        self._resting.update(self.states)
         self._rest()
         self._memories["v_seq"] = None
         self.set_monitor(self.monitor is not False)
@@ -294,7 +128,12 @@ class Neuron(BaseNode):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what the next forward computes again."""
-        return super().__getstate__() | {"_constants": {}}
+        return super().__getstate__() | {"_filled": {}, "_resting": set(self._resting)}
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica = super()._replicate_for_data_parallel()
+        replica.__dict__.update(_resting=set(self._resting), _filled=dict(self._filled))
+        return replica
 
     # -- forward -----------------------------------------------------------------------------
 
@@ -339,8 +178,15 @@ class Neuron(BaseNode):
             compute dtype; asked-for sequences stand there as `v_seq`, `[T, N, *]`. Neurons with
             noise give back, and take, a `noise_state`.
         """
+        return self._pass(inputs, state or {}, sequences, t, False)
+
+    def _pass(
+        self, inputs: tuple[Tensor, ...], state: State, sequences: tuple[str, ...], t: int | None,
+        remembers: bool,
+    ) -> tuple[Tensor, State]:  # fmt: skip
+        """`functional`; `remembers` says that a module keeps what comes of it."""
         self._check_inputs(inputs)
-        given = self._check_state(state or {})
+        given = self._check_state(state)
         first = inputs[0]
         device, step = first.device, first.shape[1:]
         wide = first.dtype == torch.float64 or any(
@@ -349,11 +195,10 @@ class Neuron(BaseNode):
         compute = torch.float64 if wide else torch.float32
         constants = self.prelude(compute, device, len(step), self._steps(first.shape, t))
         self._check_constants(constants, first.shape)
-        chance = self._chance(state or {})
-        namespace = Namespace(self, compute, device, len(step))
+        chance = self._chance(state)
         states = tuple(
             self._given(name, given[name], first, compute) if name in given
-            else self._initial(name, namespace, step, chance)
+            else self._initial(name, step, compute, device, chance)
             for name in self.states
         )  # fmt: skip
         chosen = self._choose(device)
@@ -361,18 +206,11 @@ class Neuron(BaseNode):
             drawn = self._draw(chance, first, compute)
             outputs, finals, kept = self._eager(inputs, states, constants, sequences, drawn)
         else:
-            surrogate = self.surrogate_function
-            call = Call(
-                backends.launcher(chosen), self.kernels,
-                tuple((flag, bool(getattr(self, flag))) for flag in self.flags), self.detach_reset,
-                surrogate.spiking, type(surrogate).kernel, surrogate.arguments, len(inputs),
-                self.differentiable, tuple(name in sequences for name in self.states),
-                tuple(constant.stepped for constant in self.constants),
-                (chance, self._drawn()) if chance is not None and self.noises else None,
-            )  # fmt: skip
             if wide:
                 inputs = tuple(x.to(compute) for x in inputs)
-            outputs, *rest = run(call, inputs, states, constants)
+            asked = tuple([name in sequences for name in self.states])
+            tensors = (*inputs, *states, *constants)
+            outputs, *rest = self._fused(chosen, tensors, chance, asked, remembers)
             outputs = outputs.to(first.dtype)
             finals, kept = tuple(rest[: len(states)]), rest[len(states) :]
         result: State = dict(zip(self.states, finals, strict=True))
@@ -381,6 +219,27 @@ class Neuron(BaseNode):
         if chance is not None:
             result["noise_state"] = torch.stack([chance[0], chance[1] + first.shape[0]])
         return outputs, result
+
+    def _fused(
+        self, backend: str, tensors: tuple[Tensor, ...], chance: Tensor | None,
+        asked: tuple[bool, ...], remembers: bool,
+    ) -> Sequence[Tensor]:  # fmt: skip
+        """Outputs, final states and the sequences asked for, from the kernels."""
+        cls, surrogate = type(self), self.surrogate_function
+        flags = tuple([bool(getattr(self, flag)) for flag in cls.flags])
+        shape, spiking = surrogate.arguments, surrogate.spiking
+        drawn = self._drawn() if chance is not None and cls.noises else None
+        if drawn is None:
+            chance = None
+        if torch.compiler.is_compiling() or type(tensors[0]) is not Tensor:
+            return operators.run(
+                tensors, chance, cls.registered, backend, flags, self.detach_reset,
+                type(surrogate).registered, spiking, shape, asked, drawn, remembers,
+            )  # fmt: skip
+        call = call_of(
+            cls, backend, flags, self.detach_reset, type(surrogate), spiking, shape, asked, drawn
+        )
+        return fused.run(call, tensors, chance)
 
     # Of chance there is none here; `StochasticNeuron` has it.
 
@@ -482,11 +341,15 @@ class Neuron(BaseNode):
                 )
 
     def _initial(
-        self, name: str, namespace: Namespace, step: torch.Size, chance: Tensor | None
-    ) -> Tensor:
+        self, name: str, step: torch.Size, compute: torch.dtype, device: torch.device,
+        chance: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         """A state at rest as the kernels take it: 0-dim, or of one time step's shape."""
-        value = torch.as_tensor(self.initial[name](namespace))
-        value = value.to(namespace._device, namespace._dtype)
+        known = self._known(compute, device)[len(self.constants) + self.states.index(name)]
+        if known is not None:
+            return known
+        value = torch.as_tensor(self.initial[name](Namespace(self, compute, device, len(step))))
+        value = value.to(device, compute)
         if value.numel() == 1:
             return value.reshape(())
         self._fits(name, _broadcasts(value.shape, step), value, step)
@@ -569,14 +432,17 @@ class Neuron(BaseNode):
     def _advance(
         self, inputs: tuple[Tensor, ...], sequences: tuple[str, ...], t: int | None = None
     ) -> Tensor:
-        state = self._present()
-        outputs, following = self.functional(*inputs, state=state, sequences=sequences, t=t)
+        outputs, following = self._pass(inputs, self._present(), sequences, t, True)
         self._remember(following)
         return outputs
 
-    def _present(self) -> State:
+    def lasting(self) -> State:
         """The states as they are; those at rest are left out."""
         return {n: self._memories[n] for n in self.states if n not in self._resting}
+
+    def _present(self) -> State:
+        """What the next forward goes on from."""
+        return self.lasting()
 
     def _remember(self, following: State) -> None:
         self._memories.update(following)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from neurogen.runtime.neuron import Neuron
+    from neurogen.runtime.parameters import Parameters
 
 Bounds = tuple[float, float] | None
 
@@ -35,7 +35,7 @@ class Namespace:
 
     def __init__(
         self,
-        node: Neuron,
+        node: Parameters,
         dtype: torch.dtype = torch.float64,
         device: torch.device = CPU,
         dims: int = 0,
@@ -71,7 +71,7 @@ class Namespace:
 
     def number_(self, value: float) -> Tensor:
         """A literal of a prelude."""
-        return torch.tensor(value, dtype=torch.float64, device=self._device)
+        return torch.full((), value, dtype=torch.float64, device=self._device)
 
     def element_(self, name: str, row: int, column: int) -> Tensor:
         """An element of exp(matrix), in float64; the exponential is taken once a call."""

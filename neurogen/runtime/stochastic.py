@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from neurogen.runtime import noise
-from neurogen.runtime.neuron import Neuron, Shape, State
-from neurogen.runtime.prelude import Namespace
+from neurogen.runtime.neuron import Neuron, State
+from neurogen.runtime.parameters import Shape
 from neurogen.runtime.surrogate import Surrogate
 
 
@@ -92,13 +92,14 @@ class StochasticNeuron(Neuron):
         return _state(self.seed) if given is None else given
 
     def _initial(
-        self, name: str, namespace: Namespace, step: torch.Size, chance: Tensor | None
-    ) -> Tensor:
+        self, name: str, step: torch.Size, compute: torch.dtype, device: torch.device,
+        chance: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         if name not in self.random_starts or chance is None:
-            return super()._initial(name, namespace, step, chance)
+            return super()._initial(name, step, compute, device, chance)
         low, high = self.random_starts[name]
         stream = len(self.noises) + list(self.random_starts).index(name)
-        unit = noise.uniform(chance, stream, step, namespace._device).to(namespace._dtype)
+        unit = noise.uniform(chance, stream, step, device).to(compute)
         value = low + (high - low) * unit
         counts = not self.differentiable[self.states.index(name)]
         return torch.floor(value) if counts else value

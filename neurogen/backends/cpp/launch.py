@@ -24,7 +24,7 @@ STREAM_BYTES = 12 * 1024 * 1024  # results from here on are written past the cac
 GRAIN = 32 * 1024  # neuron-steps below which a second thread costs more than it does
 
 
-# -- the engine's interface (neurogen.runtime.fused.Engine) ----------------------------------------
+# -- the engine's interface (neurogen.runtime.call.Engine) ----------------------------------------
 
 
 def missing(device: str | None = None) -> str:

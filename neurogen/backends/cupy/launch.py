@@ -45,7 +45,7 @@ def emulated() -> Iterator[None]:
         _emulating = before
 
 
-# -- the engine's interface (neurogen.runtime.fused.Engine) ----------------------------------------
+# -- the engine's interface (neurogen.runtime.call.Engine) ----------------------------------------
 
 
 def missing(device: str | None = None) -> str:

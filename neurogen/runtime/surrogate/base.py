@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from neurogen.runtime.registry import register
+
 
 class _Fire(torch.autograd.Function):
     """1 where the condition holds; backwards the slope at u."""
@@ -52,18 +54,21 @@ class Surrogate(nn.Module):
         shape: Names of the shape parameters, in the order of the kernels.
         positive: Those of them that must be above 0.
         kernel: C++ and CUDA text of `primitive` and `slope`.
+        registered: Name of the class in graphs.
         spiking: Step forwards, or the primitive.
     """
 
     shape: ClassVar[tuple[str, ...]] = ()
     positive: ClassVar[tuple[str, ...]] = ()
     kernel: ClassVar[str] = ""
+    registered: ClassVar[str] = ""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """A subclass with other functions does not have its parent's kernel."""
+        """A subclass with other functions does not have its parent's kernel; each has its name."""
         super().__init_subclass__(**keywords)
         if "kernel" not in cls.__dict__ and not _FUNCTIONS.isdisjoint(cls.__dict__):
             cls.kernel = ""
+        cls.registered = register(cls)
 
     def __init__(self, spiking: bool = True, **shape: float) -> None:
         super().__init__()
