@@ -52,8 +52,11 @@ FUNCTIONS = """
 name: A
 states: {v: 0.0, a: 0.5}
 charge:
+  q: 0.25 * x
   e: exp(-abs(v))
-  v: 0.5 * v + 0.5 * e + tanh(x) + sigmoid(v) + softplus(x) - erf(v) + atan(x) + exp(-abs(v)) + log1p(x**2)
+  v: >-
+    0.5 * v + q * e + tanh(x) + sigmoid(v) + softplus(x) - erf(v) + atan(x) + exp(-abs(v))
+    + log1p(x**2)
   a: >-
     sin(v) * cos(x) + log(1 + x**2) + expm1(-v**2) + sqrt(x**2 + 1) - (v - (a - x)) + x**-3 / 9
     + (log(x) if x > 0.25 else 1) + (1 if -1 < a < 0.5 else 0)
