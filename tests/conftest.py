@@ -50,3 +50,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def spec(request: pytest.FixtureRequest) -> str:
     """The text of each spec in `specs/`."""
     return (SPECS[0].parent / f"{request.param}.yaml").read_text(encoding="utf-8")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the searches tried, and which check caught which mutant."""
+    reports = [r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, [])]
+    found = [entry for r in reports if r.when == "call" for entry in r.user_properties]
+    specs = sum(value for name, value in found if name == "random specs")
+    mutants = [value for name, value in found if name == "mutant"]
+    if specs:
+        terminalreporter.section("random specs")
+        terminalreporter.line(f"{specs} specs built, and compared on every backend")
+    if mutants:
+        caught = [mutant for mutant in mutants if mutant["caught by"]]
+        terminalreporter.section(f"mutants: {len(caught)} of {len(mutants)} caught")
+        for mutant in sorted(mutants, key=lambda mutant: str(mutant["name"])):
+            by = mutant["caught by"] or "NOBODY"
+            terminalreporter.line(f"{mutant['name']}  [{by}]  {mutant['said'][:90]}")

@@ -52,9 +52,10 @@ FUNCTIONS = """
 name: A
 states: {v: 0.0, a: 0.5}
 charge:
+  q: 0.25 * x
   e: exp(-abs(v))
   v: >-
-    0.5 * v + 0.5 * e + tanh(x) + sigmoid(v) + softplus(x) - erf(v) + atan(x) + exp(-abs(v))
+    0.5 * v + q * e + tanh(x) + sigmoid(v) + softplus(x) - erf(v) + atan(x) + exp(-abs(v))
     + log1p(x**2)
   a: >-
     sin(v) * cos(x) + log(1 + x**2) + expm1(-v**2) + sqrt(x**2 + 1) - (v - (a - x)) + x**-3 / 9

@@ -20,7 +20,9 @@ PIECEWISE = {
     "relu": "lambda a: 0 if a <= 0 else a",
     "max": "lambda a, b: a if a > b else b if a < b else _mean(a, b)",
     "min": "lambda a, b: a if a < b else b if a > b else _mean(a, b)",
-    "clip": "lambda a, b, c: c if c < b else b if a < b else c if a > c else a",
+    "clip": (
+        "lambda a, b, c: c if c < b else (b if b < c else _held(b)) if a < b else c if a > c else a"
+    ),
     "heaviside": "lambda a: 1 if a >= 0 else 0",
     "where": "lambda a, b, c: b if a else c",
 }

@@ -6,6 +6,8 @@ of a script that shows it.
 
 from __future__ import annotations
 
+import math
+import time
 from random import Random
 
 import torch
@@ -37,17 +39,34 @@ def problems() -> st.SearchStrategy[Problem]:
     )
 
 
-def failing(text: str, case: Case, start: int, examples: int) -> Problem | None:
-    """The smallest problem found on which the case fails, within so many attempts."""
+def failing(
+    text: str, case: Case, start: int, examples: int, seconds: float = 20.0
+) -> Problem | None:
+    """The smallest problem found on which the case fails, within so many attempts.
+
+    Args:
+        text: YAML of the spec.
+        case: The cell.
+        start: Seed of the search.
+        examples: Problems to try.
+        seconds: How long to make a failing problem smaller.
+    """
+    known: set[Problem] = set()
+    end = math.inf
+
+    def fails(problem: Problem) -> bool:
+        nonlocal end
+        if time.monotonic() < end and problem not in known and reason(text, case, problem):
+            known.add(problem)
+            end = min(end, time.monotonic() + seconds)
+        return problem in known
+
     profile = settings(
         max_examples=examples, database=None, deadline=None, derandomize=False,
         phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     try:
-        return find(
-            problems(), lambda problem: bool(reason(text, case, problem)), settings=profile,
-            random=Random(start),
-        )  # fmt: skip
+        return find(problems(), fails, settings=profile, random=Random(start))
     except NoSuchExample:
         return None
 

@@ -1,0 +1,55 @@
+"""The tests can fail: the compiler is broken in many ways, and each of them must be noticed.
+
+The ways are data, in `mutants/mutants.yaml`; a mutant whose text is gone fails, too. Each one names
+the check that is to notice it; `--long` asks every check. What caught what is in the test report.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "mutants"))
+
+from run import applied, mutants
+
+HERE = Path(__file__).parent / "mutants"
+MUTANTS = mutants()
+PARTS = 6  # processes that share the work, side by side
+
+
+def test_there_are_many() -> None:
+    names = [mutant["name"] for mutant in MUTANTS]
+    assert len(names) == len(set(names)) >= 40
+    assert len({mutant["file"] for mutant in MUTANTS}) >= 15
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant["name"])
+def test_mutants_apply(mutant: dict[str, str]) -> None:
+    assert applied(mutant) and mutant["new"] != mutant["old"] and mutant["why"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_mutant_is_caught(
+    part: int, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> None:
+    chosen = [mutant["name"] for mutant in MUTANTS[part::PARTS]]
+    options = ["--every"] if request.config.getoption("--long") else []
+    run = subprocess.run(
+        [sys.executable, str(HERE / "run.py"), *options, *chosen],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert not run.returncode, run.stderr
+    unbroken, *outcomes = [json.loads(line) for line in run.stdout.splitlines()]
+    assert not unbroken["caught by"], f"the package as it is: {unbroken}"
+    assert [outcome["name"] for outcome in outcomes] == chosen
+    for outcome in outcomes:
+        record_property("mutant", outcome)
+    survivors = {o["name"]: o["said"] for o in outcomes if not o["caught by"]}
+    assert not survivors
