@@ -53,7 +53,7 @@ class Counter:
         self.graphs: list[torch.fx.GraphModule] = []
         self._inner: Any = torch._dynamo.lookup_backend(inner)
 
-    def __call__(self, graph: torch.fx.GraphModule, examples: list[Tensor]) -> Any:
+    def __call__(self, graph: torch.fx.GraphModule, examples: list[Tensor]) -> Any:  # noqa: D102
         self.graphs.append(graph)
         return self._inner(graph, examples)
 
@@ -354,7 +354,7 @@ class Core(nn.Module):
         self.linear = nn.Linear(6, 5)
         self.neuron = load("lif")(step_mode="m", backend="cpp")
 
-    def forward(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         outputs, state = self.neuron.functional(self.linear(x), state={"v": v})
         return outputs, state["v"]
 
@@ -393,7 +393,7 @@ def test_a_stateful_module_is_not_exported(strict: bool, warm: bool) -> None:
     node, x = load("lif")(step_mode="m"), inputs(4, 3)
     if warm:
         node(x)
-    with pytest.raises(Exception, match="node.functional"):
+    with pytest.raises(Exception, match=r"node\.functional"):
         torch.export.export(nn.Sequential(nn.Linear(3, 3), node), (x,), strict=strict)
 
 
@@ -442,7 +442,7 @@ def test_a_stateful_module_is_not_checkpointed(reentrant: bool, runs_on: str) ->
     node = load("lif")(step_mode="m", backend=runs_on)
     x = inputs(5, 3).requires_grad_()
     outputs = checkpoint(node, x, use_reentrant=reentrant)
-    with pytest.raises(RuntimeError, match="node.functional"):
+    with pytest.raises(RuntimeError, match=r"node\.functional"):
         outputs.sum().backward()
 
 
@@ -467,5 +467,5 @@ def test_a_compiled_module_is_not_checkpointed() -> None:
         for _ in range(2):  # both graphs exist: none is made within backward
             graph(x)
     outputs = checkpoint(graph, x, use_reentrant=False)
-    with pytest.raises(RuntimeError, match="node.functional"):
+    with pytest.raises(RuntimeError, match=r"node\.functional"):
         outputs.sum().backward()

@@ -34,7 +34,7 @@ def network() -> nn.Sequential:
 class Leaky(BaseNode):
     """A neuron in Python."""
 
-    def neuronal_charge(self, x: Tensor) -> None:
+    def neuronal_charge(self, x: Tensor) -> None:  # noqa: D102
         self.v = self.v * 0.5 + x
 
 

@@ -54,7 +54,7 @@ def wrap(net: Network, device: torch.device, fsdp: bool) -> nn.Module:
     Args:
         net: On its device; the same in all processes.
         device: Where this process runs.
-        fsdp: Shard parameters, gradients and optimizer states, too (FSDP2), instead of copying them.
+        fsdp: Shard parameters, gradients and optimizer states, too (FSDP2), not only data.
     """
     if not fsdp:
         return DistributedDataParallel(net, [device] if device.type == "cuda" else None)
@@ -62,7 +62,8 @@ def wrap(net: Network, device: torch.device, fsdp: bool) -> nn.Module:
     for layer in net.layers:
         if any(True for _ in layer.parameters()):
             fully_shard(layer, mesh=mesh)
-    return fully_shard(net, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    return net
 
 
 def share(batch: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled alike in all processes; shares are of one size, so what is left over is left out."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(epoch))
-    for rows in order[: len(order) // size * size].split(size):
+    for rows in order[: len(order) // size * size].reshape(-1, size):
         yield share(images[rows]), share(labels[rows])
 
 

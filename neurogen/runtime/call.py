@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
@@ -145,7 +145,7 @@ class Call:
         return packed
 
 
-@cache
+@lru_cache(maxsize=4096)
 def call_of(
     neuron: type[Any], backend: str, flags: tuple[bool, ...], detach_reset: bool,
     surrogate: type[Any], spiking: bool, shape: tuple[float, ...], sequences: tuple[bool, ...],

@@ -22,7 +22,6 @@ from neurogen.runtime.abi import Operand
 from neurogen.runtime.call import Call
 from neurogen.runtime.layout import Layout, layout_of
 
-
 #: See `allocate`.
 SPARE = 2
 
@@ -33,7 +32,7 @@ class Results:
 
     Attributes:
         sequences: One for each state; None where it is not asked for.
-        checkpoints: States before steps `every`, 2 `every`, …, flat: `[(T - 1) // every, states, N]`.
+        checkpoints: States before steps `every`, 2 `every`, …, `[(T - 1) // every, states, N]`.
     """
 
     layout: Layout
@@ -240,7 +239,9 @@ class _FirstOnly(torch.autograd.Function):
     def forward(ctx: Any, gradient: Tensor, *leaves: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
-    backward = staticmethod(refuse_second)
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return refuse_second(ctx, *gradients)
 
 
 class _Fused(torch.autograd.Function):

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from neurogen.runtime.neuron import Neuron
-from neurogen.runtime.prelude import Namespace
 
 #: (d what, d by what) -> a number, or a tensor that broadcasts to `[T, N, *]`.
 Blocks = Mapping[tuple[str, str], Any]
@@ -43,12 +42,11 @@ def forward_with_grad(
     final = tuple(after[name] for name in node.states)
     first, like = inputs[0], final[0]
     chance = node._chance({})
-    namespace = Namespace(node, like.dtype, like.device, like.dim())
     before = []
     for name in node.states:
         start = state.get(name)
         if start is None:
-            start = node._initial(name, namespace, like.shape, chance)
+            start = node._initial(name, like.shape, like.dtype, like.device, chance)
         start = torch.as_tensor(start).to(like)
         sequence = after[f"{name}_seq"]
         before.append(torch.cat([start.expand(sequence[:1].shape), sequence[:-1]]))

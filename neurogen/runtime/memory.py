@@ -101,7 +101,7 @@ class MemoryModule(StepModule, nn.Module):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
         names = {prefix + name: name for name in self._memories} if self.persistent else {}
         known = {key: value for key, value in state_dict.items() if key not in names}
-        super()._load_from_state_dict(known, prefix, *others)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(known, prefix, *others)
         if self.persistent:
             self.reset()
         for key, name in names.items():

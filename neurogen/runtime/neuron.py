@@ -225,7 +225,9 @@ class Neuron(Parameters):
         asked: tuple[bool, ...], remembers: bool,
     ) -> Sequence[Tensor]:  # fmt: skip
         """Outputs, final states and the sequences asked for, from the kernels."""
-        cls, surrogate = type(self), self.surrogate_function
+        surrogate = self.surrogate_function
+        cls: Any = type(self)
+        kind: Any = type(surrogate)
         flags = tuple([bool(getattr(self, flag)) for flag in cls.flags])
         shape, spiking = surrogate.arguments, surrogate.spiking
         drawn = self._drawn() if chance is not None and cls.noises else None
@@ -234,11 +236,9 @@ class Neuron(Parameters):
         if torch.compiler.is_compiling() or type(tensors[0]) is not Tensor:
             return operators.run(
                 tensors, chance, cls.registered, backend, flags, self.detach_reset,
-                type(surrogate).registered, spiking, shape, asked, drawn, remembers,
+                kind.registered, spiking, shape, asked, drawn, remembers,
             )  # fmt: skip
-        call = call_of(
-            cls, backend, flags, self.detach_reset, type(surrogate), spiking, shape, asked, drawn
-        )
+        call = call_of(cls, backend, flags, self.detach_reset, kind, spiking, shape, asked, drawn)
         return fused.run(call, tensors, chance)
 
     # Of chance there is none here; `StochasticNeuron` has it.

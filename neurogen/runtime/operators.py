@@ -1,7 +1,7 @@
 """The fused pass as registered operators: what `torch.compile`, `torch.export` and opcheck see.
 
 `neurogen::fused` and `neurogen::fused_backward` run the functions of `fused.py`; their fake
-implementations allocate the same results and run nothing. All that is no tensor is a plain argument:
+implementations allocate the same results and run nothing. What is no tensor is a plain argument:
 classes go by their registered names, so that a graph reads well, and works in another process.
 Importing this module registers them.
 """
@@ -54,10 +54,12 @@ class Settings(NamedTuple):
     @property
     def call(self) -> Call:
         """The call with the classes of these names."""
+        neuron: Any = registry.find(self.neuron)
+        surrogate: Any = registry.find(self.surrogate)
         return call_of(
-            registry.find(self.neuron), self.backend, tuple(self.flags), self.detach_reset,
-            registry.find(self.surrogate), self.spiking, tuple(self.shape), tuple(self.sequences),
-            self.drawn, self.remembers,
+            neuron, self.backend, tuple(self.flags), self.detach_reset, surrogate,
+            self.spiking, tuple(self.shape), tuple(self.sequences), self.drawn,
+            self.remembers,
         )  # fmt: skip
 
 

@@ -246,7 +246,7 @@ class Parameters(BaseNode):
             steps: Which of the values per time step are read.
         """
         known = self._known(dtype, device)[: len(self.constants)]
-        if all([value is not None for value in known]):
+        if not any(value is None for value in known):
             return known  # type: ignore[return-value]
         namespace = Namespace(self, dtype, device, dims, steps)
         return tuple([
