@@ -139,9 +139,9 @@ def test_a_failure_is_made_small_and_written_down(
     spec = tmp_path / "square.yaml"
     spec.write_text(SQUARE, encoding="utf-8")
     script = search.script(str(spec), case, problem, SQUARE)
-    assert "output" in script.splitlines()[0]
+    assert " > " in script.splitlines()[0]
     assert "# x = [[" in script
-    with pytest.raises(AssertionError, match="output"):
+    with pytest.raises(AssertionError, match=" > "):
         exec(compile(script, "script", "exec"), {})
     monkeypatch.undo()
     exec(compile(script, "script", "exec"), {})
