@@ -215,7 +215,7 @@ class _Dropout(MemoryModule):
             raise ValueError(
                 f"{type(self).__name__}: the input of a time step has shape {list(step.shape)} on "
                 f"{step.device}, the mask {list(mask.shape)} on {mask.device}; call reset() before "
-                "a new batch, or neurogen.nn.sequence.reset_net(net)"
+                "a new batch, or neurogen.nn.functional.reset_net(net)"
             )
         mask = mask.to(x.dtype)
         return x.mul_(mask) if self.inplace else x * mask
