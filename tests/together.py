@@ -72,7 +72,7 @@ def library(kernels: Kernels, variant: Variant) -> ctypes.CDLL:
         + part("kernels.cu", False, after=driver("forward"))
         + part("kernels.cu", True, after="".join(driver(name) for name in list(types)[1:]))
     )  # fmt: skip
-    every = cupy.checkpoint_every(variant, kernels.states)
+    every = cupy.checkpoint_every(kernels, variant)
     macros = [f"-D{n}={v}" for n, v in variant.macros if n != "BACKWARD"]
     path = toolchain.shared_library(
         text, variant.surrogate, (*FLAGS, *macros, f"-DCHECKPOINT_EVERY={every}")
