@@ -158,10 +158,10 @@ def drawn_specs(draw: Any) -> Drawn:
         lines.append("learnable:")
         for name in learnables:
             form = w.pick((
-                "{init: 0.4}", "{init: 0.3, transform: sigmoid}", "{init: -0.2, transform: exp}",
+                "{init: 0.4}", "{init: 0.3, transform: sigmoid}", "{init: 0.8, transform: exp}",
                 "{init: 0.5, transform: softplus}",
                 "{init: 0.5, transform: clamp, bounds: [0.1, 0.9]}",
-                "{init: 0.2, transform: sigmoid, bounds: [0.5, 1.5]}",
+                "{init: 0.8, transform: sigmoid, bounds: [0.5, 1.5]}",
             ))  # fmt: skip
             lines.append(f"  {name}: {form}")
     if w.flags:

@@ -76,7 +76,7 @@ FLAGS = """
 name: A
 parameters: {tau: 2.0, sigma: 3.0}
 flags: {fast: true, wide: false}
-learnable: {w: {init: 0.3, transform: sigmoid, bounds: [0.5, 2]}}
+learnable: {w: {init: 0.8, transform: sigmoid, bounds: [0.5, 2]}}
 charge: v + (w * x / tau if fast and not wide else x / sigma) - prev(spike) / 4
 """
 NAMES = """
