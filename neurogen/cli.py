@@ -16,6 +16,9 @@ import click
 from neurogen import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from neurogen.compiler.artefact import Artefact
     from neurogen.compiler.pipeline import Compiled
 
 
@@ -148,7 +151,7 @@ def explain(code: str | None, markdown: bool) -> None:
         raise click.UsageError(f"there is no code '{code}'; neurogen explain lists them all")
 
 
-def _check(folders: dict, specs: list[str], out: Path) -> int:  # type: ignore[type-arg]
+def _check(folders: Mapping[Path, tuple[Artefact, ...]], specs: list[str], out: Path) -> int:
     """Print a diff of every stale file, and the command that mends them."""
     stale = 0
     for folder, artefacts in folders.items():

@@ -16,15 +16,14 @@ from neurogen.compiler.expression import (
     Expression,
     Name,
     Number,
-    did_you_mean,
     infix,
     names,
-    parse,
     substitute,
     walk,
 )
 from neurogen.compiler.numeric import evaluate
-from neurogen.compiler.tokens import MAX_DEPTH, ExpressionError
+from neurogen.compiler.parsing import parse
+from neurogen.compiler.tokens import MAX_DEPTH, ExpressionError, did_you_mean
 
 V, X, TWO = Name("v"), Name("x"), Number(2.0)
 

@@ -7,7 +7,6 @@ judge the gradients of inputs, initial states and every parameter, for every spe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from neurogen.backends import toolchain
 from neurogen.compiler.surrogates import TABLE
 from neurogen.loading import load
 from neurogen.nn import surrogate
+from neurogen.tools.verify import smooth
 from neurogen.tools.verify.nodes import sizes_of
 
 #: Spikes in levels are rounded straight through: their gradient is no derivative, by definition.
@@ -28,9 +28,6 @@ SPECS = sorted(
     if "kind: multilevel" not in path.read_text(encoding="utf-8")
 )
 STEPS, NEURONS = 5, 2
-#: One must do: small ones for functions that bend much or have a kink nearby, large ones for noise.
-DISTANCES = (1e-5, 1e-6, 1e-4, 1e-7)
-TOLERANCE = 1e-6  # relative to the largest derivative
 
 MODULES = [getattr(surrogate, entry.class_name) for entry in TABLE.values()]
 
@@ -121,37 +118,6 @@ def problem(stem: str, keywords: dict[str, Any]) -> tuple[list[Tensor], dict[str
     return xs, state
 
 
-def run(node: Any, xs: list[Tensor], state: Mapping[str, Tensor]) -> tuple[Tensor, float]:
-    """A fixed weighted sum of outputs and final states; and of their magnitudes."""
-    outputs, final = node.functional(*xs, state=dict(state))
-    generator = torch.Generator().manual_seed(6)
-    total, size = torch.zeros((), dtype=torch.float64), 0.0
-    flows = dict(zip(node.states, node.differentiable, strict=True))
-    for value in (outputs, *(final[name] for name in node.states if flows[name])):
-        weight = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        total = total + (value * weight).sum()
-        size += (value * weight).detach().abs().sum().item()
-    return total, size
-
-
-def central_differences(
-    node: Any, xs: list[Tensor], state: dict[str, Tensor], leaf: Tensor, step: float
-) -> Tensor:
-    """The derivative of `run` with respect to each element of a leaf."""
-    flat = leaf.detach().reshape(-1)  # a view: writes go to the leaf
-    result = torch.empty_like(flat)
-    with torch.no_grad():
-        for k, value in enumerate(flat.tolist()):
-            around, h = [], step * (min(1.0, abs(value)) or 1.0)
-            for shifted in (value + h, value - h):
-                flat[k] = shifted
-                around.append((run(node, xs, state)[0], flat[k].item()))
-            flat[k] = value
-            (above, high), (below, low) = around
-            result[k] = (above - below) / (high - low)
-    return result.reshape(leaf.shape)
-
-
 @pytest.mark.parametrize("stem", SPECS)
 def test_gradients_are_those_of_finite_differences(
     stem: str, request: pytest.FixtureRequest
@@ -161,28 +127,12 @@ def test_gradients_are_those_of_finite_differences(
         chosen = Any_(spiking=False, a=0.0, b=0.0, c=0.0, which=0.0)
         node = learnt(stem, keywords, backend="cpp", surrogate_function=chosen)
         xs, state = problem(stem, keywords)
-        flows = dict(zip(node.states, node.differentiable, strict=True))
-        leaves = dict(zip(node.inputs, xs, strict=True))
-        leaves |= {f"initial {name}": value for name, value in state.items() if flows[name]}
-        for leaf in leaves.values():
-            leaf.requires_grad_()
-        leaves |= dict(node.named_parameters())
         for which, cls in enumerate(MODULES):
             chosen.choose(which)
-            loss, size = run(node, xs, state)
-            noise = 1e-14 * size / DISTANCES[0]
-            found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-            for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
-                error = torch.full_like(gradient, torch.inf)
-                for distance in DISTANCES:
-                    expected = central_differences(node, xs, state, leaf, distance)
-                    error = torch.fmin(error, (gradient - expected).abs())
-                    scale = max(1.0, float(expected.abs().max()))
-                    if error.max() <= TOLERANCE * scale + noise:
-                        break
-                else:
-                    wrong.append(f"{keywords} {cls.__name__} {name}: {gradient}, not {expected}")
-                if expected.any():
-                    felt.add(name)
+            found = smooth.differences(node, xs, state)
+            wrong += [f"{keywords} {cls.__name__} {f}" for f in found if not f.holds]
+            loss, _ = smooth.weighted(node, xs, state)
+            gradients = torch.autograd.grad(loss, xs, materialize_grads=True)
+            felt |= {n for n, g in zip(node.inputs, gradients, strict=True) if g.any()}
     assert not wrong, "\n".join(wrong)
     assert set(node.inputs) <= felt, "a check that sees zeros only proves nothing"

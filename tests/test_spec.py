@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from neurogen.compiler import expression, reader, source, tokens
+from neurogen.compiler import parsing, reader, source, tokens
 from neurogen.compiler.pipeline import compile_file, compile_text
 from neurogen.compiler.reader import MAX_SHAPE, parse_spec
 from neurogen.compiler.spec import LANGUAGE, RESERVED, SHAPE_RESERVED
@@ -95,8 +95,8 @@ def test_every_code_has_a_pair() -> None:
 def test_the_limits_on_the_language_page_are_those_of_the_compiler() -> None:
     page = (HERE.parents[1] / "docs" / "language.md").read_text(encoding="utf-8")
     limits = (f"{source.MAX_CHARACTERS} characters, {reader.MAX_NAMES} names of a kind, "
-              f"{reader.MAX_FLAGS} flags, {expression.MAX_CHARACTERS} characters an equation, "
-              f"{tokens.MAX_DEPTH} operators in depth, exponents of {expression.MAX_EXPONENT},"
+              f"{reader.MAX_FLAGS} flags, {parsing.MAX_CHARACTERS} characters an equation, "
+              f"{tokens.MAX_DEPTH} operators in depth, exponents of {parsing.MAX_EXPONENT},"
               )  # fmt: skip
     assert limits in " ".join(page.split())
 

@@ -9,15 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from neurogen.compiler.expression import (
-    ATOM,
-    Apply,
-    Expression,
-    Name,
-    Number,
-    infix,
-    names,
-)
+from neurogen.compiler.expression import ATOM, Apply, Expression, Name, Number, infix, names
 from neurogen.compiler.model import Model
 from neurogen.compiler.passes import kept_rows, readers
 from neurogen.compiler.program import (
@@ -37,145 +29,22 @@ _BINDS: Mapping[str, int] = {
 _SYMBOLS: Mapping[str, str] = {"and": "&&", "or": "||"}
 _FUNCTIONS: Mapping[str, str] = {"min": "minimum", "max": "maximum"}
 
+_WORDS = """
+alignas alignof and_eq asm auto bitand bitor bool case catch char char8_t char16_t char32_t
+co_await co_return co_yield compl concept const const_cast consteval constexpr constinit decltype
+default delete do double dynamic_cast enum explicit export extern false float friend goto inline
+int long mutable namespace new noexcept not_eq nullptr operator or_eq private protected public
+register reinterpret_cast requires restrict short signed sizeof static static_assert static_cast
+struct switch template this thread_local throw true typedef typeid typename union unsigned using
+virtual void volatile wchar_t xor xor_eq real neurogen primitive slope spiking wanted Io Operand
+Forward Backward step adjoint forward backward reduce main linux unix NULL INFINITY NAN EOF asm_
+half bfloat16 threadIdx blockIdx blockDim gridDim warpSize assert errno stdin stdout stderr
+signbit isnan isinf isfinite fpclassify int8_t int16_t int32_t int64_t size_t REAL IO WANTED
+DETACH_RESET SPIKING CHECKPOINT_EVERY LANES
+"""
 #: Words that a spec may use as names and C++ or CUDA may not. A trailing underscore keeps them
 #: apart: no name of a spec ends in one, so those names are also the loop's own.
-RESERVED = frozenset(
-    [
-        "alignas",
-        "alignof",
-        "and_eq",
-        "asm",
-        "auto",
-        "bitand",
-        "bitor",
-        "bool",
-        "case",
-        "catch",
-        "char",
-        "char8_t",
-        "char16_t",
-        "char32_t",
-        "co_await",
-        "co_return",
-        "co_yield",
-        "compl",
-        "concept",
-        "const",
-        "const_cast",
-        "consteval",
-        "constexpr",
-        "constinit",
-        "decltype",
-        "default",
-        "delete",
-        "do",
-        "double",
-        "dynamic_cast",
-        "enum",
-        "explicit",
-        "export",
-        "extern",
-        "false",
-        "float",
-        "friend",
-        "goto",
-        "inline",
-        "int",
-        "long",
-        "mutable",
-        "namespace",
-        "new",
-        "noexcept",
-        "not_eq",
-        "nullptr",
-        "operator",
-        "or_eq",
-        "private",
-        "protected",
-        "public",
-        "register",
-        "reinterpret_cast",
-        "requires",
-        "restrict",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "static_assert",
-        "static_cast",
-        "struct",
-        "switch",
-        "template",
-        "this",
-        "thread_local",
-        "throw",
-        "true",
-        "typedef",
-        "typeid",
-        "typename",
-        "union",
-        "unsigned",
-        "using",
-        "virtual",
-        "void",
-        "volatile",
-        "wchar_t",
-        "xor",
-        "xor_eq",
-        "real",
-        "neurogen",
-        "primitive",
-        "slope",
-        "spiking",
-        "wanted",
-        "Io",
-        "Operand",
-        "Forward",
-        "Backward",
-        "step",
-        "adjoint",
-        "forward",
-        "backward",
-        "reduce",
-        "main",
-        "linux",
-        "unix",
-        "NULL",
-        "INFINITY",
-        "NAN",
-        "EOF",
-        "asm_",
-        "half",
-        "bfloat16",
-        "threadIdx",
-        "blockIdx",
-        "blockDim",
-        "gridDim",
-        "warpSize",
-        "assert",
-        "errno",
-        "stdin",
-        "stdout",
-        "stderr",
-        "signbit",
-        "isnan",
-        "isinf",
-        "isfinite",
-        "fpclassify",
-        "int8_t",
-        "int16_t",
-        "int32_t",
-        "int64_t",
-        "size_t",
-        "REAL",
-        "IO",
-        "WANTED",
-        "DETACH_RESET",
-        "SPIKING",
-        "CHECKPOINT_EVERY",
-        "LANES",
-    ]
-)
+RESERVED = frozenset(_WORDS.split())
 
 
 def safe(name: str) -> str:

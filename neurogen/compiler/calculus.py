@@ -20,10 +20,10 @@ from neurogen.compiler.expression import (
     Name,
     Number,
     names,
-    parse,
     substitute,
 )
 from neurogen.compiler.numeric import evaluate
+from neurogen.compiler.parsing import parse
 from neurogen.errors import InternalError
 
 MAX_EXPANDED = 200  # operations; what is larger is not expanded to see whether it is 0

@@ -10,20 +10,12 @@ import math
 from collections.abc import Callable, Iterable
 
 from neurogen.compiler.calculus import NotFiniteError
-from neurogen.compiler.expression import (
-    FUNCTIONS,
-    Apply,
-    Expression,
-    Name,
-    Number,
-    did_you_mean,
-    names,
-    walk,
-)
+from neurogen.compiler.expression import FUNCTIONS, Apply, Expression, Name, Number, names, walk
 from neurogen.compiler.program import Assign
 from neurogen.compiler.scope import Scope
 from neurogen.compiler.source import Path, printable
 from neurogen.compiler.surrogates import TABLE, compiled
+from neurogen.compiler.tokens import did_you_mean
 from neurogen.compiler.transforms import TRANSFORMS
 
 #: Names times operations, summed over the statements; the largest neurons of `specs/` need 1000.

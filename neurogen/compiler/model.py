@@ -12,15 +12,9 @@ from dataclasses import dataclass
 
 from neurogen.compiler.calculus import NotFiniteError
 from neurogen.compiler.checks import check, effort
-from neurogen.compiler.expression import (
-    Apply,
-    Expression,
-    Name,
-    Number,
-    parse,
-    substitute,
-)
+from neurogen.compiler.expression import Apply, Expression, Name, Number, substitute
 from neurogen.compiler.kernels import MAX_ORDER, MAX_TOTAL, KernelError, response
+from neurogen.compiler.parsing import parse
 from neurogen.compiler.prelude import Prelude, any_of, occurrences
 from neurogen.compiler.program import (
     DETACH_RESET,

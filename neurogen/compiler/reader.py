@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn, get_args
 
-from neurogen.compiler.expression import did_you_mean, parse
+from neurogen.compiler.parsing import parse
 from neurogen.compiler.source import MAX_MISTAKES, Node, Path, Source, printable, read
 from neurogen.compiler.spec import (
     BROKEN,
@@ -38,7 +38,7 @@ from neurogen.compiler.spec import (
     Surrogate,
     Transform,
 )
-from neurogen.compiler.tokens import IDENTIFIER, MAX_NAME, ExpressionError
+from neurogen.compiler.tokens import IDENTIFIER, MAX_NAME, ExpressionError, did_you_mean
 from neurogen.errors import Mistake, SpecError
 
 MAX_NAMES = 64  # of one kind: states, parameters, inputs, steps of charge …

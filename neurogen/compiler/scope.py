@@ -16,19 +16,19 @@ from neurogen.compiler.expression import (
     Expression,
     Name,
     Number,
-    did_you_mean,
     infix,
     names,
-    parse,
     substitute,
     walk,
 )
 from neurogen.compiler.numeric import evaluate
+from neurogen.compiler.parsing import parse
 from neurogen.compiler.passes import Fresh
 from neurogen.compiler.program import DETACH_RESET, HARD_RESET, Matrix
 from neurogen.compiler.risks import Risk, risk
 from neurogen.compiler.source import Path
 from neurogen.compiler.spec import BROKEN, Equation, Parameter, Spec, State
+from neurogen.compiler.tokens import did_you_mean
 from neurogen.compiler.transforms import outside
 from neurogen.errors import Mistake, SpecError
 

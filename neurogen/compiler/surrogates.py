@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from neurogen.compiler.calculus import differentiate
-from neurogen.compiler.expression import Apply, Expression, Number, parse
+from neurogen.compiler.expression import Apply, Expression, Number
+from neurogen.compiler.parsing import parse
 
 
 @dataclass(frozen=True, slots=True)

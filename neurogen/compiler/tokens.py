@@ -7,9 +7,10 @@ lambdas, hexadecimal numbers), and says less about what is wrong.
 
 from __future__ import annotations
 
+import difflib
 import keyword
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 MAX_DEPTH = 60
 MAX_NAME = 60
@@ -154,3 +155,11 @@ def too_deep(at: int = 0) -> ExpressionError:
         at,
         "split it with `let` or named steps of `charge`",
     )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'tau'?`, or an empty string where nothing known is near."""
+    candidates = sorted(known)
+    near = [name for name in candidates if name.lower() == word.lower()]
+    near = near or difflib.get_close_matches(word[:MAX_NAME], candidates, n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else ""

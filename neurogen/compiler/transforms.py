@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from neurogen.compiler.expression import Expression, Number, parse, substitute
+from neurogen.compiler.expression import Expression, Number, substitute
+from neurogen.compiler.parsing import parse
 from neurogen.compiler.spec import Learnable
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from dataclasses import replace
 
 from neurogen.backends.render import render
@@ -172,8 +173,8 @@ def _results(kernel: Kernel, printer: Printer) -> str:
     return ", ".join([*(printer.show(e) for _, e in kernel.results), ""]).strip() or "()"
 
 
-def _tuple(items: object) -> str:
-    listed = [f'"{item}"' for item in items]  # type: ignore[attr-defined]
+def _tuple(items: Iterable[str]) -> str:
+    listed = [f'"{item}"' for item in items]
     return f"({', '.join(listed)}{',' if len(listed) == 1 else ''})"
 
 
