@@ -344,6 +344,10 @@ def test_clearing_the_records_is_safe() -> None:
     assert (monitor["1"], monitor["3"]) == ([], [2])
     run(net)
     assert (monitor["1"], monitor["3"]) == ([4], [2, 2])
+    assert monitor.records.pop() == 2  # the newest
+    assert (monitor["1"], monitor["3"]) == ([4], [2])
+    del monitor.records[:2]
+    assert (monitor["1"], monitor["3"]) == ([], [])
 
 
 def test_watching_changes_nothing() -> None:
@@ -374,7 +378,8 @@ def test_a_module_that_never_ran() -> None:
     monitor = OutputMonitor(net, LIFNode)
     with pytest.raises(IndexError, match=r"no record 0: 0 were made .*'1', '3'. Run the network"):
         monitor[0]
-    assert monitor["1"] == []
+    with pytest.raises(LookupError, match=r"layer '1'.*its forward has not run. Run the network"):
+        monitor["1"]
     monitor.disable()
     with pytest.raises(IndexError, match=r"call enable\(\)"):
         monitor[0]

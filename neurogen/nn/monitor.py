@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, SupportsIndex, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,43 @@ def unchanged(value: Any) -> Any:
     return value
 
 
+class _Records(list[Any]):
+    """Recorded values that know their layers, also when some of them are taken out.
+
+    Attributes:
+        layers: The layer of each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: list[str] = []
+
+    def record(self, layer: str, value: Any) -> None:
+        """Append a value of a layer."""
+        self.append(value)
+        self.layers.append(layer)
+
+    def of(self, layer: str) -> list[Any]:
+        """The values of a layer."""
+        pairs = zip(self.layers, self, strict=True)
+        return [value for name, value in pairs if name == layer]
+
+    def __delitem__(self, index: SupportsIndex | slice) -> None:
+        del self.layers[index]
+        super().__delitem__(index)
+
+    def pop(self, index: SupportsIndex = -1) -> Any:
+        """Take one out, the newest by default."""
+        value = super().pop(index)
+        self.layers.pop(index)
+        return value
+
+    def clear(self) -> None:
+        """Take all out."""
+        super().clear()
+        self.layers.clear()
+
+
 class Monitor:
     """What all monitors share: records in the order in which they were made, by number and layer.
 
@@ -33,7 +70,7 @@ class Monitor:
         function: What to keep of a recorded value.
 
     Attributes:
-        records: The recorded values, a list; it may be cleared, and the oldest may be dropped.
+        records: The recorded values, a list; any of them may be taken out.
         monitored_layers: Names of the watched modules, as `named_modules` gives them.
         hooks: Handles of the hooks on them; empty after `remove_hooks`.
 
@@ -41,6 +78,8 @@ class Monitor:
         TypeError: `net` is not a module.
         ValueError: No module of `net` is an instance of `instance`.
     """
+
+    _awaited = "forward"  # what makes a record
 
     def __init__(
         self, net: nn.Module, instance: Classes | None, function: Callable[[Any], Any]
@@ -54,11 +93,11 @@ class Monitor:
             wanted = " or ".join(cls.__name__ for cls in several)
             there = ", ".join(sorted({type(module).__name__ for module in net.modules()}))
             raise ValueError(f"no module of the network is an instance of {wanted}; it has {there}")
-        self.records: list[Any] = []
+        self.records = _Records()
         self.monitored_layers = [name for name, _ in watched]
         self.hooks: list[Any] = []
         self._function = function
-        self._names: list[str] = []
+        self._ran: set[str] = set()
         self._enabled = True
         self.hooks.extend(self._attach(module, _Hook(self, name)) for name, module in watched)
         weakref.finalize(self, _remove, self.hooks).atexit = False
@@ -74,14 +113,8 @@ class Monitor:
     def _record(self, name: str, value: Any) -> None:
         if not self._enabled or not self.hooks:
             return
-        value = self._function(value)
-        self._follow()
-        self.records.append(value)
-        self._names.append(name)
-
-    def _follow(self) -> None:
-        """`records` is the user's: what is missing was cleared, or dropped from the front."""
-        del self._names[: len(self._names) - len(self.records)]
+        self.records.record(name, self._function(value))
+        self._ran.add(name)
 
     def __getitem__(self, index: int | slice | str) -> Any:
         """A record by its number, or the list of all records of a layer by its name."""
@@ -98,9 +131,12 @@ class Monitor:
                 f"layer {index!r} is not monitored; these are: "
                 f"{', '.join(map(repr, self.monitored_layers))}"
             )
-        self._follow()
-        pairs = zip(self._names, self.records, strict=True)
-        return [value for name, value in pairs if name == index]
+        if index not in self._ran:
+            raise LookupError(
+                f"no record of layer {index!r} was ever made: its {self._awaited} has not run. "
+                f"{self._advice()}"
+            )
+        return self.records.of(index)
 
     def _advice(self) -> str:
         if not self.hooks:
@@ -125,7 +161,6 @@ class Monitor:
     def clear_recorded_data(self) -> None:
         """Forget all records."""
         self.records.clear()
-        self._names.clear()
 
     def remove_hooks(self) -> None:
         """Let go of the network for good; records stay."""
@@ -278,6 +313,8 @@ class GradOutputMonitor(Monitor):
         ValueError: No module of `net` is an instance of `instance`.
     """
 
+    _awaited = "backward"
+
     def __init__(
         self,
         net: nn.Module,
@@ -316,6 +353,8 @@ class GradInputMonitor(Monitor):
     Raises:
         ValueError: No module of `net` is an instance of `instance`.
     """
+
+    _awaited = "backward"
 
     def __init__(
         self,
