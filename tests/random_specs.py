@@ -146,9 +146,9 @@ def drawn_specs(draw: Any) -> Drawn:
     lines.append("states:")
     for state in states:
         rest = ("v_rest", *constants[:1]) if state == "v" else ("0.0", "0.25", *constants[:1])
-        init = w.pick(rest)
+        init = "{init: 0, integer: true}" if state == integer else w.pick(rest)
         w.used.add(init)
-        lines.append(f"  {state}: " + ("{init: 0, integer: true}" if state == integer else init))
+        lines.append(f"  {state}: {init}")
     lines.append(f"inputs: [{', '.join(inputs)}]")
     if parameters:
         lines.append("parameters:")
@@ -271,9 +271,12 @@ def drawn_specs(draw: Any) -> Drawn:
     rule = w.pick(("auto", "explicit", "hard", "soft", "none")) if fires else "none"
     if rule in ("hard", "soft") and not has_v:
         rule = "none"
+    resets_v = has_v and kind in ("ternary", "multilevel")  # the hard reset is not for those
+    if resets_v and rule in ("auto", "hard"):
+        rule = "soft"
     if rule == "explicit" or (integer and fires):
         lines.append("reset:")
-        for state in [w.pick(real), *([integer] if integer else [])]:
+        for state in ["v" if resets_v else w.pick(real), *([integer] if integer else [])]:
             jump = f"{state} + 2 * spike" if state == integer else w.pick((
                 f"{state} - 0.8 * spike", f"{state} * (1 - spike)",
                 f"{state} + 0.5 * spike * {w.bounded(after, 1)}",

@@ -128,7 +128,7 @@ def _hold(wanted: Expectation, case: Case) -> Comparison:
     tested = _run(build(wanted.text, case, wanted.problem), wanted, case)
     same, compute = wanted.same, case.compute
     limit = 0.0 if is_arithmetic(wanted.text) else STATE_LIMIT[compute]
-    fired = same.spikes if same.spikes is not None else torch.zeros(0)
+    fired = same.outputs if same.spikes is None else same.spikes  # a read-out has outputs only
     comparison = Comparison(rate=float(fired.detach().abs().mean()) if fired.numel() else 0.0)
     for name, value in tested.results.items():
         label = name if name in ("output", "v_seq") else f"state {name}"
