@@ -6,6 +6,7 @@ Skipped where SpikingJelly is not installed. Where ours refuses what it takes si
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -14,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from neurogen import load
-from neurogen.nn import encoding, functional, layer, monitor
+from neurogen.nn import convert, encoding, functional, layer, monitor
 
 pytest.importorskip("loguru")  # spikingjelly installed without its dependencies
 sj_layer = pytest.importorskip("spikingjelly.activation_based.layer")
 sj_neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+sj_monitor = pytest.importorskip("spikingjelly.activation_based.monitor")
+sj_surrogate = pytest.importorskip("spikingjelly.activation_based.surrogate")
 sj_functional = pytest.importorskip("spikingjelly.activation_based.functional")
 sj_encoding = pytest.importorskip("spikingjelly.activation_based.encoding")
 
-LIFNode = load("lif")
+LIFNode, IFNode, PLIFNode = load("lif"), load("if"), load("plif")
 T, N = 5, 3
 
 LIBRARIES = {"ours": (layer, LIFNode), "theirs": (sj_layer, sj_neuron.LIFNode)}
@@ -69,6 +72,43 @@ def agree(found: list[Tensor], expected: list[Tensor]) -> None:
     assert [torch.equal(a, b) for a, b in zip(found[:2], expected[:2], strict=True)] == [True, True]
     for a, b in zip(found[2:], expected[2:], strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_a_converted_network(mode: str) -> None:
+    net = network(sj_layer, sj_neuron.LIFNode)
+    expected = trained(copy.deepcopy(net), sj_functional, mode)
+    net = convert(net, {sj_neuron.LIFNode: LIFNode})  # says nothing: warnings are errors
+    assert sum(isinstance(module, LIFNode) for module in net.modules()) == 3
+    assert not any(isinstance(module, sj_neuron.LIFNode) for module in net.modules())
+    agree(trained(net, sj_functional, mode), expected)
+    spikes = sj_monitor.OutputMonitor(net, LIFNode)
+    net(torch.rand(*((T,) if mode == "m" else ()), N, 1, 6, 6))
+    assert len(spikes["2"]) == 1 and spikes.monitored_layers == ["2", "4.0", "9"]
+
+
+SURROGATES = """
+    Sigmoid ATan PiecewiseQuadratic PiecewiseExp SoftSign SuperSpike Erf Rect LeakyKReLU
+    NonzeroSignLogAbs S2NN LogTailedReLU
+"""
+
+
+@pytest.mark.parametrize("name", SURROGATES.split())
+def test_surrogates_are_carried(name: str) -> None:
+    theirs = getattr(sj_surrogate, name)()
+    node = convert(sj_neuron.IFNode(surrogate_function=theirs), {sj_neuron.IFNode: IFNode})
+    assert type(node.surrogate_function).__name__ == name
+
+
+def test_learnable_neurons_are_carried() -> None:
+    theirs = sj_neuron.ParametricLIFNode(init_tau=3.0, decay_input=False, step_mode="m")
+    ours = convert(copy.deepcopy(theirs), {sj_neuron.ParametricLIFNode: PLIFNode})
+    x = torch.rand(T, N, 4) * 2
+    found, expected = ours(x), theirs(x)
+    (found.sum() + ours.v.sum()).backward()
+    (expected.sum() + theirs.v.sum()).backward()
+    assert torch.equal(found, expected) and 0 < found.mean() < 1
+    assert torch.allclose(ours.w.grad, theirs.w.grad, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

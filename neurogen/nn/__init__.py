@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neurogen.nn import (
@@ -16,11 +15,23 @@ if TYPE_CHECKING:
         surrogate,
         visualizing,
     )
+    from neurogen.nn.conversion import convert
 
-__all__ = ["encoding", "event", "functional", "layer", "monitor", "surrogate", "visualizing"]
+__all__ = [
+    "convert",
+    "encoding",
+    "event",
+    "functional",
+    "layer",
+    "monitor",
+    "surrogate",
+    "visualizing",
+]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
+    if name == "convert":
+        return import_module(f"{__name__}.conversion").convert
     if name in __all__:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
