@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     for name in options.rows or ROWS:
-        Console().print(ROWS[name](options.rounds))
+        Console(width=max(Console().width, 120)).print(ROWS[name](options.rounds))
 
 
 if __name__ == "__main__":
