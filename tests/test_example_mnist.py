@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 import neurogen
-from neurogen.examples import lif_fc_mnist, mnist
+from neurogen.examples import command, conv_mnist, lif_fc_mnist, mnist
 from neurogen.examples.training import Score, choose_device
 from neurogen.runtime.base import BaseNode
 
@@ -108,7 +109,7 @@ def test_help_needs_no_torch() -> None:
     ],
 )
 def test_the_run_folder_tells_the_settings(options: list[str], folder: str) -> None:
-    assert lif_fc_mnist.run_folder(lif_fc_mnist.parser().parse_args(options)) == Path(folder)
+    assert command.run_folder(lif_fc_mnist.parser().parse_args(options)) == Path(folder)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,18 @@ def test_it_learns_logs_and_saves(
     assert scores[-1][0].loss < scores[0][0].loss
     assert scores[-1][1].accuracy > 0.5
     folder = tmp_path / f"T8_b32_{optimizer}_lr{rate}"
-    assert {f.name for f in folder.iterdir()} == {"checkpoint_latest.pth", "checkpoint_max.pth"}
+    files = {f.name for f in folder.iterdir()}
+    (events,) = (name for name in files if name.startswith("events.out.tfevents"))
+    assert files - {events} == {
+        "checkpoint_latest.pth", "checkpoint_max.pth",
+        "v_t_array.npy", "s_t_array.npy", "v_t.png", "s_t.png",
+    }  # fmt: skip
+    curves = EventAccumulator(str(folder)).Reload()
+    logged = [event.value for event in curves.Scalars("test/accuracy")]
+    assert logged == pytest.approx([tested.accuracy for _, tested in scores])
+    assert [event.step for event in curves.Scalars("train/loss")] == [0, 1, 2, 3]
+    v, s = (np.load(folder / f"{name}_t_array.npy") for name in "vs")
+    assert v.shape == s.shape == (8, 10) and s.any() and not v[s == 1].any()
     latest = torch.load(folder / "checkpoint_latest.pth", weights_only=True)
     best = max(tested.accuracy for _, tested in scores)
     assert (latest["epoch"], latest["max_test_acc"]) == (4, best)
@@ -352,3 +364,40 @@ def test_it_reaches_the_accuracy_that_is_promised(tmp_path: Path) -> None:
     runs = [run(tmp_path, "-T", 20, "-epochs", 5, "-b", 64, "-backend", "auto", "-seed", seed)
             for seed in range(3)]  # fmt: skip
     assert np.mean([scores[-1][1].accuracy for scores in runs]) >= 0.87
+
+
+# ---- the convolutional network ------------------------------------------------------------------
+
+
+def convolve(out: Path, *options: object) -> list[tuple[Score, Score]]:
+    given = ["-T", 3, "-b", 40, "-epochs", 3, "-lr", 0.01, "-device", "cpu", *options]
+    return conv_mnist.main([str(option) for option in [*given, "-out-dir", out]])
+
+
+@pytest.mark.usefixtures("few_images")
+def test_layer_by_layer_and_step_by_step_train_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = [convolve(tmp_path / mode, "-step-mode", mode) for mode in "ms"]
+    by_layer, by_step = np.array([numbers(of_mode) for of_mode in scores])
+    assert np.allclose(by_layer, by_step, rtol=1e-4), "products over T*N rows round otherwise"
+    assert by_layer[-1, 1] > 0.3 > by_layer[0, 1], "it learns"
+    tested = [line for line in capsys.readouterr().out.splitlines() if " by " in line]
+    assert len({line.split("test ")[1].split(",")[0] for line in tested}) == 1
+    assert [line.split(":")[0] for line in tested] == 2 * ["layer by layer", "step by step"]
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_checkpoint_of_the_other_step_mode_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convolve(tmp_path, "-epochs", 1)
+    checkpoint = tmp_path / "T3_b40_adam_lr0.01" / "checkpoint_latest.pth"
+    with pytest.raises(SystemExit):
+        convolve(tmp_path, "-step-mode", "s", "-resume", checkpoint)
+    assert "is of a run with -step_mode m" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_convolutional_network_reaches_what_is_promised(tmp_path: Path) -> None:
+    assert conv_mnist.main(["-device", "cpu", "-out-dir", str(tmp_path)])[-1][1].accuracy >= 0.95

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.tensorboard import SummaryWriter
 
 from neurogen.examples.mnist import CLASSES, Digits
 from neurogen.nn import functional
@@ -119,20 +120,26 @@ class Trainer:
             train: Training images.
             test: Test images.
             epochs: Epochs altogether, with those that a resumed run had done.
-            folder: Where `checkpoint_latest.pth` and `checkpoint_max.pth` (the best one) go.
+            folder: Where `checkpoint_latest.pth` and `checkpoint_max.pth` (the best one) go, and
+                the curves of loss and accuracy for TensorBoard.
 
         Returns:
             (training, test) score of each epoch that was run.
         """
         scores = []
         batches = math.ceil(len(train.labels) / self.batch)
-        with Progress(*Progress.get_default_columns(), MofNCompleteColumn()) as progress:
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+        curves = SummaryWriter(folder, purge_step=self.epoch)
+        with curves, Progress(*columns) as progress:
             bar = progress.add_task("batches", total=epochs * batches)
             progress.advance(bar, self.epoch * batches)
             while self.epoch < epochs:
                 learnt = self.train(train, lambda: progress.advance(bar))
                 tested = self.test(test)
                 scores.append((learnt, tested))
+                for part, score in (("train", learnt), ("test", tested)):
+                    curves.add_scalar(f"{part}/loss", score.loss, self.epoch)
+                    curves.add_scalar(f"{part}/accuracy", score.accuracy, self.epoch)
                 self._finish_epoch(tested.accuracy, folder)
                 log(
                     f"epoch {self.epoch}/{epochs}: train {learnt}, test {tested}, "
