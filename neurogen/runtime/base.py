@@ -156,7 +156,8 @@ class BaseNode(MemoryModule):
     def reset(self) -> None:
         """Every memory back to its start value; a recording begins anew."""
         super().reset()
-        self.set_monitor(self.monitor is not False)
+        if self.monitor is not False:
+            self.set_monitor()
 
     def forward(self, *inputs: Tensor, **keywords: Any) -> Any:
         """Dispatch on `step_mode`; record where `monitor` is on."""

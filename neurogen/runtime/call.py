@@ -16,7 +16,7 @@ from torch import Tensor
 
 from neurogen.runtime.abi import Kernels, Operand, Variant, pack_floats
 from neurogen.runtime.backend import launcher
-from neurogen.runtime.layout import Layout
+from neurogen.runtime.layout import Layout, layout_of
 
 T_ = TypeVar("T_")
 
@@ -65,6 +65,26 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What a call does with tensors of one shape, dtype and memory order, worked out once.
+
+    Attributes:
+        forward: The forward kernel.
+        backward: The backward kernel.
+        every: Steps between checkpoints.
+        streamed: Whether results are written past the caches.
+        floats: The surrogate's shape parameters, packed.
+    """
+
+    layout: Layout
+    forward: Variant
+    backward: Variant
+    every: int
+    streamed: bool
+    floats: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # `call_of` gives the same one for the same settings
 class Call:
     """One call of a neuron: all that is not a tensor.
 
@@ -95,17 +115,13 @@ class Call:
         """How many states."""
         return len(self.differentiable)
 
-    def forward_variant(self, dtype: torch.dtype) -> Variant:
-        """The forward kernel for a storage type."""
-        surrogate = _NO_SURROGATE if self.spiking else self.surrogate
-        return Variant(False, IO_TYPES[dtype], self.flags, False, self.spiking, 0, surrogate)
-
-    def backward_variant(self, dtype: torch.dtype, wants: Sequence[bool]) -> Variant:
-        """The backward kernel for a storage type and the tensors that want gradients."""
-        _, _, constants = self.split(wants)
-        wanted = sum(1 << k for k, want in enumerate(constants) if want)
-        return Variant(True, IO_TYPES[dtype], self.flags, self.detach_reset, self.spiking, wanted,
-                       self.surrogate)  # fmt: skip
+    def plan(self, first: Tensor, wants: Sequence[bool]) -> Plan:
+        """The plan for inputs like `first`, and for the tensors that want gradients."""
+        geometry = (first.dtype, first.shape, first.stride(), tuple(wants))
+        try:
+            return _plan(self, *geometry)
+        except TypeError:  # the symbolic sizes of a graph that is being made have no hash
+            return _plan.__wrapped__(self, *geometry)
 
     def split(self, values: Sequence[T_]) -> tuple[Sequence[T_], Sequence[T_], Sequence[T_]]:
         """What belongs to the inputs, the states and the constants."""
@@ -119,20 +135,17 @@ class Call:
         return [k for k, want in enumerate(wants) if want and not stopped[k]]
 
     def head(
-        self, steps: int, layout: Layout, every: int, operands: list[Operand], size: int,
-        chance: Tensor | None, places: Tensor | None,
+        self, plan: Plan, steps: int, operands: list[Operand], chance: Tensor | None,
+        places: Tensor | None,
     ) -> list[int]:  # fmt: skip
         """The fields that both directions' arguments begin with."""
-        noise: list[int] = []
-        if chance is not None and self.drawn is not None:
-            noise = [*chance.tolist(), self.drawn, 0 if places is None else places.data_ptr()]
-        threads = self.engine.threads(steps * layout.neurons)
+        neurons = plan.layout.neurons
+        threads = self.engine.threads(steps * neurons)
         uniform = all(operand.count == 1 for operand in operands[self.states :])
-        streamed = self.engine.streams(steps * layout.neurons * size)
-        return [
-            steps, layout.neurons, threads, every, int(uniform), int(streamed),
-            *pack_floats(self.shape), *noise,
-        ]  # fmt: skip
+        head = [steps, neurons, threads, plan.every, uniform, plan.streamed, *plan.floats]
+        if chance is not None and self.drawn is not None:
+            head += [*chance.tolist(), self.drawn, 0 if places is None else places.data_ptr()]
+        return head
 
     def pack(self, operands: list[Operand]) -> list[int]:
         """Initial states and constants as the kernels read them."""
@@ -141,8 +154,27 @@ class Call:
             packed += operand.packed
         for operand, by_step in zip(operands[self.states :], self.stepped, strict=True):
             packed += operand.packed
-            packed += [operand.stride] * by_step
+            if by_step:
+                packed.append(operand.stride)
         return packed
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    call: Call, dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...],
+    wants: tuple[bool, ...],
+) -> Plan:  # fmt: skip
+    io, surrogate = IO_TYPES[dtype], _NO_SURROGATE if call.spiking else call.surrogate
+    forward = Variant(False, io, call.flags, False, call.spiking, 0, surrogate)
+    _, _, constants = call.split(wants)
+    wanted = sum(1 << k for k, want in enumerate(constants) if want)
+    backward = Variant(
+        True, io, call.flags, call.detach_reset, call.spiking, wanted, call.surrogate
+    )
+    layout = layout_of(shape[1:], strides[1:])
+    every = call.engine.checkpoint_every(call.kernels, backward)
+    streamed = call.engine.streams(shape[0] * layout.neurons * dtype.itemsize)
+    return Plan(layout, forward, backward, every, streamed, pack_floats(call.shape))
 
 
 @lru_cache(maxsize=4096)

@@ -12,31 +12,29 @@ code reaches them through an `autograd.Function`, graphs through the operators o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from neurogen.runtime.abi import Operand
-from neurogen.runtime.call import Call
-from neurogen.runtime.layout import Layout, layout_of
+from neurogen.runtime.call import Call, Plan
+from neurogen.runtime.layout import Layout
 
 #: See `allocate`.
 SPARE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(NamedTuple):
     """Memory for what the forward kernel writes.
 
     Attributes:
+        plan: How it lies.
         sequences: One for each state; None where it is not asked for.
         checkpoints: States before steps `every`, 2 `every`, …, `[(T - 1) // every, states, N]`.
     """
 
-    layout: Layout
-    every: int
+    plan: Plan
     output: Tensor
     finals: list[Tensor]
     sequences: list[Tensor | None]
@@ -62,14 +60,13 @@ def allocate(
     """
     first, compute = tensors[0], tensors[call.inputs].dtype
     steps, device = first.shape[0], first.device
-    layout = layout_of(first.shape[1:], first.stride()[1:])
-    every = call.engine.checkpoint_every(call.kernels, call.backward_variant(first.dtype, wants))
-    checkpoints = None
-    if any(wants):
-        size = (steps - 1) // every * call.states * layout.neurons
+    plan = call.plan(first, wants)
+    layout, checkpoints = plan.layout, None
+    if True in wants:
+        size = (steps - 1) // plan.every * call.states * layout.neurons
         checkpoints = torch.empty(size + spare, dtype=compute, device=device)
     return Results(
-        layout, every, layout.empty(steps, first.dtype, device),
+        plan, layout.empty(steps, first.dtype, device),
         [layout.empty(None, compute, device) for _ in range(call.states)],
         [layout.empty(steps, compute, device) if asked else None for asked in call.sequences],
         checkpoints,
@@ -92,23 +89,21 @@ def forward(
     results = allocate(call, tensors, wants, spare)
     if spare and results.checkpoints is not None:
         results.checkpoints[-spare:].zero_()
-    layout, first = results.layout, tensors[0]
+    plan, first = results.plan, tensors[0]
+    layout = plan.layout
     if not layout.neurons:
         return results
     rows = [layout.rows(x) for x in tensors[: call.inputs]]
     operands = [layout.operand(t) for t in tensors[call.inputs :]]
     places = None if chance is None else layout.places(first.device)
-    arguments = call.head(
-        first.shape[0], layout, results.every, operands, first.element_size(), chance, places
-    )
+    arguments = call.head(plan, first.shape[0], operands, chance, places)
     for x, stride in rows:
         arguments += (x.data_ptr(), stride)
     arguments += call.pack(operands)
     arguments += (results.output.data_ptr(), _pointer(results.checkpoints))
     for final, sequence in zip(results.finals, results.sequences, strict=True):
         arguments += (final.data_ptr(), _pointer(sequence))
-    variant = call.forward_variant(first.dtype)
-    call.engine.forward(call.kernels, variant, layout.neurons, arguments, first.device)
+    call.engine.forward(call.kernels, plan.forward, layout.neurons, arguments, first.device)
     return results
 
 
@@ -134,11 +129,10 @@ def backward(
     inputs, initial, constants = call.split(tensors)
     _, _, wanted = call.split(wants)
     compute = initial[0].dtype
-    layout = layout_of(first.shape[1:], first.stride()[1:])
+    plan = call.plan(first, wants)
+    layout, variant = plan.layout, plan.backward
     rows = [layout.rows(x) for x in inputs]
     operands = [layout.operand(t) for t in tensors[call.inputs :]]
-    variant = call.backward_variant(first.dtype, wants)
-    every = call.engine.checkpoint_every(call.kernels, variant)
     grad_output = gradients[0]
     if grad_output is None:
         grad_output = torch.zeros((), dtype=first.dtype, device=device).expand(first.shape)
@@ -161,7 +155,7 @@ def backward(
     ]  # fmt: skip
     if layout.neurons:
         places = None if chance is None else layout.places(device)
-        arguments = call.head(steps, layout, every, operands, first.element_size(), chance, places)
+        arguments = call.head(plan, steps, operands, chance, places)
         for x, stride in rows:
             arguments += (x.data_ptr(), stride)
         arguments += call.pack(operands)
@@ -201,7 +195,7 @@ def allocate_gradients(
 ) -> list[Tensor]:  # fmt: skip
     """Memory like that of the gradients that `backward` returns; those that are None left out."""
     first = tensors[0]
-    layout = layout_of(first.shape[1:], first.stride()[1:])
+    layout = call.plan(first, wants).layout
     inputs, initial, constants = call.split(tensors)
     like = [layout.empty(first.shape[0], x.dtype, x.device) for x in inputs]
     like += [layout.empty(None, s.dtype, s.device) if s.dim() else s.new_empty(()) for s in initial]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,15 +23,15 @@ class Layout:
     Attributes:
         shape: Shape of a time step.
         strides: Its strides; a permutation of a contiguous tensor's.
+        neurons: Elements of one time step.
     """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    neurons: int = field(init=False)
 
-    @property
-    def neurons(self) -> int:
-        """Elements of one time step."""
-        return math.prod(self.shape)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "neurons", math.prod(self.shape))
 
     def empty(self, steps: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A new tensor of one time step (None) or of `steps` of them."""

@@ -120,7 +120,8 @@ class Neuron(Parameters):
         self._resting.update(self.states)
         self._rest()
         self._memories["v_seq"] = None
-        self.set_monitor(self.monitor is not False)
+        if self.monitor is not False:
+            self.set_monitor()
 
     def register_memory(self, name: str, value: Any) -> None:
         """Generated neurons declare their states in the spec."""
@@ -332,9 +333,10 @@ class Neuron(Parameters):
     def _check_constants(self, constants: tuple[Tensor, ...], shape: torch.Size) -> None:
         step = shape[1:]
         for constant, value in zip(self.constants, constants, strict=True):
+            if value.numel() == 1:
+                continue
             by_step = constant.stepped and value.dim() == len(shape)
-            whole = shape if by_step else step
-            if value.numel() != 1 and not _broadcasts(value.shape, whole):
+            if not _broadcasts(value.shape, shape if by_step else step):
                 raise ValueError(
                     f"{type(self).__name__}: {constant.name} has shape {list(value.shape)}, which "
                     f"does not broadcast to one time step of the input, {list(step)}"
