@@ -54,8 +54,14 @@ def zoo() -> Path:
 
 
 @cache
+def compiled_of(text: str, file: str = "<text>") -> Compiled:
+    """A compiled spec, once in a process; see `compile_text`."""
+    return compile_text(text, file)
+
+
+@cache
 def _load(text: str, file: str) -> type[Any]:
-    compiled = compile_text(text, file)
+    compiled = compiled_of(text, file)
     module = _module(compiled)
     for cls in [c for c in vars(module).values() if isinstance(c, type)]:
         if cls.__module__ == module.__name__:

@@ -12,7 +12,7 @@ from itertools import count
 
 import pytest
 import torch
-from hypothesis import Phase, given, seed, settings
+from hypothesis import Phase, assume, given, seed, settings
 from random_specs import Drawn, drawn_specs
 from together import compiled_together
 
@@ -20,7 +20,7 @@ from neurogen.tools.verify import BACKENDS, Case, Problem, compare_all
 from neurogen.tools.verify.nodes import is_arithmetic
 
 PHASES = (Phase.generate, Phase.shrink)
-PARTS, EACH = 12, 26  # 312 specs, in parts that can run side by side
+PARTS, EACH = 24, 13  # 312 specs, in parts that can run side by side
 FOUND = {
     "a state is called like an adjoint": Drawn(
         "name: A\nstates: {v: 0.0, d_u: 0.0, d_spike: 0.0}\ncharge:\n  v: 0.5 * v + x\n"
@@ -40,6 +40,11 @@ FOUND = {
     "bounds that cross": Drawn(
         "name: A\ninputs: [x, y, z]\ncharge: 0.5 * v + clip(x, y, 0.1 * z)\nfire: none\noutput: v\n"
     ),
+    "an output that is always 0": Drawn("name: A\ncharge: 0.5 * v + x\noutput: v - v\n"),
+    "a surrogate whose slope overflows": Drawn(
+        "name: A\ncharge: 0.5 * v + 1e6 * x\nreset: none\n"
+        "surrogate: {primitive: 1 / (1 + exp(-k * u)), parameters: {k: 3.0}}\n"
+    ),
     "gradients that cancel": Drawn(
         "name: A\ncharge: v + x\nfire: {when: v >= v_threshold, kind: multilevel, levels: 3}\n"
         "reset: soft\n"
@@ -51,7 +56,7 @@ def hold(drawn: Drawn, dtype: torch.dtype = torch.float64) -> float:
     """Build a spec, run it on all backends, compare; how often it fired."""
     case = Case("torch", drawn.reset, drawn.detach_reset, dtype, None, drawn.flags)
     # Where a rounding may differ no threshold is hit exactly.
-    problem = Problem(steps=10, shape=(3,), dyadic=is_arithmetic(drawn.text))
+    problem = Problem(steps=7, shape=(3,), dyadic=is_arithmetic(drawn.text))
     with compiled_together(drawn.text, case, problem):
         found = compare_all(drawn.text, case, problem, BACKENDS)
     for backend, comparison in found.items():
@@ -71,19 +76,20 @@ def test_random_specs(
     part: int, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
 ) -> None:
     budget = request.config.getoption("--budget")
-    end, texts, rates = time.monotonic() + (budget or 0), set[str](), list[float]()
+    end, held, rates = time.monotonic() + (budget or 0), set[str](), list[float]()
     for round_ in count():
 
         @seed(part + PARTS * round_)
         @settings(max_examples=EACH, derandomize=False, database=None, phases=PHASES)
         @given(drawn_specs())
         def agrees(drawn: Drawn) -> None:
-            texts.add(drawn.text)
+            assume(drawn.text not in held)  # the same once more proves nothing
             rates.append(hold(drawn))
+            held.add(drawn.text)
 
         agrees()
         if time.monotonic() >= end:
             break
-    record_property("random specs", len(texts))
-    assert len(texts) > 0.8 * EACH, "the same specs again and again prove nothing"
-    assert sum(abs(rate) > 0 for rate in rates) > 0.6 * len(rates), "nor do silent ones"
+    record_property("random specs", len(held))
+    assert len(held) >= EACH
+    assert sum(abs(rate) > 0 for rate in rates) > 0.5 * len(rates), "silent ones prove nothing"

@@ -207,7 +207,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real shared = shared_at_[k_];
         const real h_m = h_m_at_[k_];
         const real shared_1 = shared_1_at_[k_];
-        const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.m_grad_sequence_) lam_m += a_.m_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, m_grad_, one_minus_1_over_tau_grad_, tau_grad_, v_threshold_grad_;

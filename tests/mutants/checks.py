@@ -20,12 +20,11 @@ from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.pipeline import compile_text
 from neurogen.compiler.surrogates import TABLE, table_entry
 from neurogen.errors import SpecError
-from neurogen.loading import load_text
+from neurogen.loading import compiled_of, load_text
 from neurogen.tools.reference.curves import CURVES
 from neurogen.tools.verify import BACKENDS, Case, Problem, compare_all
 from neurogen.tools.verify.determinism import threads
 from neurogen.tools.verify.example import example
-from neurogen.tools.verify.nodes import compiled_of
 from neurogen.tools.verify.smooth import smooth
 from neurogen.tools.verify.transpose import transpose
 

@@ -13,10 +13,10 @@ import sys
 import torch
 from torch import Tensor
 
+from neurogen.loading import compiled_of
 from neurogen.tools.verify.cases import Case, Finding, Problem, distance
 from neurogen.tools.verify.nodes import (
     build,
-    compiled_of,
     constructor_values,
     make_inputs,
     reference_of,

@@ -9,9 +9,9 @@ import torch
 
 from neurogen.compiler.expression import Name
 from neurogen.compiler.spec import Expect
-from neurogen.loading import load_text
+from neurogen.loading import compiled_of, load_text
 from neurogen.tools.verify.cases import Case, Finding
-from neurogen.tools.verify.nodes import compiled_of, running
+from neurogen.tools.verify.nodes import running
 
 LIMIT = 1e-4  # people write four digits
 

@@ -139,7 +139,8 @@ def _hold(wanted: Expectation, case: Case) -> Comparison:
         error = distance(drawn, wanted.chance.own[name])
         comparison.findings.append(Finding(f"noise {name}", error, NOISE_LIMIT))
     right = wanted.gradients(torch.float64)
-    largest = max((float(g.abs().max()) for g in right.values() if g.numel()), default=0.0)
+    finite = [g[g.isfinite()].abs() for g in right.values()]
+    largest = max((float(g.max()) for g in finite if g.numel()), default=0.0)
     noise = CANCELLED * torch.finfo(compute).eps * largest
     for name, gradient in tested.gradients.items():
         # A gradient of an input is rounded to the input's dtype at the end, and may overflow there.

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from neurogen.backends.cupy.launch import emulated
 from neurogen.compiler.expression import Apply, Expression, walk
-from neurogen.compiler.pipeline import Compiled, compile_text
 from neurogen.compiler.surrogates import TABLE
-from neurogen.loading import load_text
+from neurogen.loading import compiled_of, load_text
 from neurogen.nn import surrogate as surrogates
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.noise import normal
@@ -32,12 +31,6 @@ from neurogen.tools.verify.cases import Case, Problem
 TRANSCENDENTAL = frozenset(
     ("exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "softplus", "erf", "atan")
 )
-
-
-@cache
-def compiled_of(text: str) -> Compiled:
-    """The compiled spec."""
-    return compile_text(text)
 
 
 @cache

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from neurogen.compiler.expression import Apply, Name, walk
 from neurogen.compiler.program import DETACH_RESET
+from neurogen.loading import compiled_of
 from neurogen.runtime.neuron import Neuron
 from neurogen.tools.verify.cases import Case, Finding, Problem
 from neurogen.tools.verify.nodes import (
     build,
-    compiled_of,
     constructor_values,
     make_inputs,
     reference_of,

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from neurogen.loading import load_text
+from neurogen.loading import compiled_of, load_text
 from neurogen.runtime import backend as backends_
 from neurogen.tools.verify import determinism, example, search, smooth, transpose
 from neurogen.tools.verify.cases import BACKENDS, DTYPES, Case, Comparison, Finding, Problem
 from neurogen.tools.verify.matrix import compare_all
-from neurogen.tools.verify.nodes import compiled_of
 
 #: Several blocks of lanes, several checkpoints, thresholds that are hit exactly.
 FIRST = Problem(steps=23, shape=(3, 521), learnt="neuron", dyadic=True)
