@@ -7,6 +7,7 @@ that `neurogen --help` is instant and `neurogen build` never loads torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -245,6 +246,8 @@ def bench(
         raise click.UsageError("--against and --shape go without --static: nothing is measured")
     if check and as_json:
         raise click.UsageError("--check compares the text, not --json")
+    # Read when torch is loaded: its profiler warns of memory that was held before it began.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
     from neurogen.errors import BackendError, SpecError
     from neurogen.tools.bench import command, contenders

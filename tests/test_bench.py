@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from neurogen.cli import main
 from neurogen.errors import BackendError
 from neurogen.loading import load
 from neurogen.tools.bench import compare, contenders, measure, report, static
+from neurogen.tools.bench import ptx as bench_ptx
 from neurogen.tools.bench.ptx import Kernel, Traffic
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +114,8 @@ def test_a_kernel_that_is_not_there(nvrtc: str) -> None:
         Kernel(ptx, "unknown")
 
 
-def test_a_kernel_that_never_ends_is_refused(nvrtc: str) -> None:
+def test_a_kernel_that_never_ends_is_refused(nvrtc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_ptx, "LIMIT", 1000)
     text = """extern "C" __global__ void ever(int* y) { for (;;) atomicAdd(y, 1); }"""
     _, ptx = static.compiled_text(text, (), "sm_80")
     with pytest.raises(ValueError, match="did not end"):
@@ -137,10 +140,11 @@ def test_spills_local_and_shared_memory_are_seen(nvrtc: str) -> None:
     assert (found.local, found.shared, found.spills) == (400, 4000, 0)
     spilling = """extern "C" __global__ void __launch_bounds__(1024, 2) many(float* y) {
       float v[90];
+      #pragma unroll
       for (int k = 0; k < 90; ++k) v[k] = y[k * 99];
       __syncthreads();
-      for (int k = 0; k < 90; ++k) for (int j = 0; j < 90; ++j) v[k] += v[j] * v[k];
-      for (int k = 0; k < 90; ++k) y[k] = v[k];
+      #pragma unroll
+      for (int k = 0; k < 90; ++k) y[k] = v[k] * v[(k * 7 + 1) % 90];
     }"""
     log, _ = static.compiled_text(spilling, (), "sm_80")
     found = static.resources(log)
@@ -171,7 +175,7 @@ def test_shared_memory_limits_occupancy() -> None:
 
 
 def test_lif_moves_no_more_than_it_must(rows: dict[tuple[str, str], static.Row]) -> None:
-    """x and S; x, dL/dS and dL/dx; and at most one byte for checkpoints."""
+    """X and S; X, dL/dS and dL/dx; and at most one byte for checkpoints."""
     for dtype, size in (("float32", 4), ("float16", 2)):
         forward, backward = (rows[way, dtype].bytes for way in ("forward", "backward"))
         assert forward.total - forward.checkpoints == 2 * size
@@ -207,6 +211,13 @@ def test_the_report_is_about_the_whole_zoo() -> None:
         assert text.count(f"\n| {path.stem} |") == 2 + 4, "bytes by type, kernels by type"
 
 
+def test_no_kernel_of_the_zoo_spills() -> None:
+    lines = REPORT.read_text(encoding="utf-8").partition("## Registers")[2].splitlines()
+    kernels = [line.split(" | ") for line in lines if "ward |" in line]
+    assert len(kernels) == 4 * len(list((ROOT / "specs").glob("*.yaml")))
+    assert {tuple(kernel[5:]) for kernel in kernels} == {("0", "0", "0 |")}
+
+
 def test_a_stale_report_is_shown(nvrtc: str, tmp_path: Path) -> None:
     stale = tmp_path / "REPORT.md"
     text = REPORT.read_text(encoding="utf-8").replace("| if | float32 | 4", "| if | float32 | 3")
@@ -240,7 +251,7 @@ def test_static_json(nvrtc: str) -> None:
 
 def test_without_nvrtc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     static._nvrtc.cache_clear()
-    monkeypatch.setitem(__import__("sys").modules, "cupy_backends.cuda.libs", None)
+    monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", None)
     try:
         result = invoke("--static", "lif")
     finally:
@@ -276,6 +287,7 @@ def test_bench_prints_a_table() -> None:
     assert "snntorch: " in result.stdout, "takes part for lif only, or is not installed"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit, at their import
 @pytest.mark.parametrize("name", ["spikingjelly", "snntorch", "norse"])
 def test_libraries_give_the_spikes_of_our_lif(name: str) -> None:
     cls, shape = load("lif"), (16, 4096)
@@ -308,9 +320,9 @@ def test_a_contender_with_other_spikes_is_not_timed(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_contender_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "norse", None)
-    for name in [m for m in __import__("sys").modules if m.startswith("norse.")]:
-        monkeypatch.delitem(__import__("sys").modules, name)
+    for name in [m for m in sys.modules if m.startswith("norse.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "norse", None)
     result = invoke("--shape", "4x50", "--rounds", 2, "--against", "norse")
     assert result.exit_code == 0, result.output
     assert "norse: not installed: pip install norse" in result.stdout

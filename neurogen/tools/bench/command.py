@@ -34,16 +34,16 @@ def all_specs() -> list[Path]:
 
 
 def rows_of(paths: Sequence[Path]) -> list[static.Row]:
-    """The static figures of some specs.
+    """The static figures of some specs, in the order of their names.
 
     Raises:
         SpecError: A spec is wrong.
-        BackendError: NVRTC is not installed, or the traffic of a kernel cannot be counted.
+        BackendError: NVRTC is not installed.
     """
     static.version()
     rows: list[static.Row] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        for path in progress.track(paths, description="compiling"):
+        for path in progress.track(sorted(set(paths)), description="compiling"):
             rows += static.report(path.stem, load_text(read_file(path), str(path)))
     return rows
 

@@ -10,10 +10,11 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from neurogen.backends.cupy.launch import BLOCK
-from neurogen.tools.bench.compare import Comparison, Entry
+from neurogen.tools.bench.compare import Comparison
 from neurogen.tools.bench.static import ARCHITECTURES, PARTS, Row
 
 #: How to bring the file up to date.
@@ -165,19 +166,29 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """A row for each contender."""
+    """A row for each contender that was timed."""
     steps, neurons = comparison.shape
     table = Table(
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
         title=f"{comparison.spec}, {steps}x{neurons}, float32: forward + backward",
         caption=f"copy {comparison.copy_bandwidth:.1f} GB/s; {comparison.rate:.0%} of outputs are "
-        f"not 0; GB/s of {comparison.least_bytes} B/element; peak in B/element; first call in s",
+        f"not 0; GB/s of {comparison.least_bytes} B an element",
     )
     table.add_column("contender", no_wrap=True)
-    for column in ("ns/element", "quartiles", "/ ours", "GB/s", "/ copy", "peak", "first"):
+    for column in ("ns", "quartiles", "/ ours", "GB/s", "/ copy", "peak B", "first s"):
         table.add_column(column, justify="right", no_wrap=True)
     ours = next((e.ns for e in comparison.entries if e.contender == "ours"), None)
     for entry in comparison.entries:
-        table.add_row(entry.contender, *_cells(entry, ours, comparison))
+        if entry.ns is not None and entry.middle is not None and ours:
+            speed = comparison.least_bytes / entry.ns
+            table.add_row(
+                entry.contender, _short(entry.ns), " - ".join(map(_short, entry.middle)),
+                f"{entry.ns / ours:.1f}", f"{speed:.1f}",
+                f"{speed / comparison.copy_bandwidth:.0%}", f"{entry.peak:.1f}",
+                f"{entry.first_call:.2f}",
+            )  # fmt: skip
     return table
 
 
@@ -186,12 +197,5 @@ def absences(comparison: Comparison) -> list[str]:
     return [f"{e.contender}: {e.status}" for e in comparison.entries if e.status != "timed"]
 
 
-def _cells(entry: Entry, ours: float | None, comparison: Comparison) -> tuple[str, ...]:
-    if entry.ns is None or entry.middle is None or not ours:
-        return ("-",) * 7
-    speed = comparison.least_bytes / entry.ns
-    return (
-        f"{entry.ns:.2f}", "-".join(f"{ns:.2f}" for ns in entry.middle), f"{entry.ns / ours:.1f}",
-        f"{speed:.1f}", f"{speed / comparison.copy_bandwidth:.0%}", f"{entry.peak:.1f}",
-        f"{entry.first_call:.2f}",
-    )  # fmt: skip
+def _short(ns: float) -> str:
+    return f"{ns:.2f}" if ns < 100 else f"{ns:.0f}"
