@@ -97,6 +97,30 @@ def test_a_load_that_depends_on_numbers_counts(nvrtc: str) -> None:
     assert found == Traffic(loads=8, stores=4, marked=0)
 
 
+def test_a_loop_that_waits_for_a_number_is_left(nvrtc: str) -> None:
+    """Nobody knows how often it runs: it counts once."""
+    text = """extern "C" __global__ void waits(volatile float* x) {
+      do x[1] = 1; while (x[0] < 2);
+    }"""
+    _, ptx = static.compiled_text(text, (), "sm_80")
+    found = Kernel(ptx, "waits").traffic(struct.pack("<q", 64), 32)
+    assert found == Traffic(loads=4, stores=4, marked=0)
+
+
+@pytest.mark.parametrize("begin", [-3, 0, 2])
+def test_signed_numbers_are_signed(nvrtc: str, begin: int) -> None:
+    """Five steps with a stride of 2 from `begin`; quotients are rounded to 0, shifts down."""
+    text = """extern "C" __global__ void counts(int begin, int end, int two, float* y) {
+      for (int k = begin; k < end; k += two) y[k] = 1;
+      if (begin / two == -1 && begin % two == -1) y[99] = 1;
+      if (min(begin, 0) < 0 && (begin >> 1) == -2 && (long long)begin < 0) y[98] = 1;
+    }"""
+    _, ptx = static.compiled_text(text, (), "sm_80")
+    arguments = struct.pack("<3i4xq", begin, begin + 10, 2, 1 << 20)
+    found = Kernel(ptx, "counts").traffic(arguments, 32)
+    assert found == Traffic(loads=0, stores=4 * (5 + 2 * (begin == -3)), marked=0)
+
+
 def test_vectors_and_half_words_are_as_wide_as_they_are(nvrtc: str) -> None:
     text = """extern "C" __global__ void wide(const float4* x, float2* y, unsigned short* z) {
       const float4 a = x[threadIdx.x];

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from neurogen.compiler.pipeline import read_file
 from neurogen.loading import load_text, zoo
@@ -104,10 +104,7 @@ def measured(
         for shape in shapes:
             with Progress(console=Console(stderr=True), transient=True) as progress:
                 task = progress.add_task(path.stem, total=len(names) + 3)
-
-                def tell(what: str, progress: Any = progress, task: Any = task) -> None:
-                    progress.update(task, advance=1, description=f"{path.stem}: {what}")  # noqa: B023
-
+                tell = partial(_tell, progress, task, path.stem)
                 with measure.empty_caches():
                     found.append(compare(path.stem, cls, names, shape, rounds, device,
                                          is_arithmetic(text), tell))  # fmt: skip
@@ -118,3 +115,8 @@ def measured(
     if as_json:
         comparisons = [asdict(comparison) for comparison in found]
         click.echo(json.dumps({"machine": machine, "comparisons": comparisons}, indent=2))
+
+
+def _tell(progress: Progress, task: TaskID, stem: str, what: str) -> None:
+    """Say what is done now."""
+    progress.update(task, advance=1, description=f"{stem}: {what}")

@@ -24,6 +24,10 @@ LIMIT = 2_000_000
 _INSTRUCTION = re.compile(
     r"(?:@(?P<negated>!?)(?P<guard>%\w+)\s+)?(?P<name>[a-z][\w.]*)\s*(?P<rest>.*)"
 )
+_PARAMETER = re.compile(
+    r"\.param(?: \.align (?P<align>\d+))? \.(?P<kind>\w+)(?: \.ptr[^,]*?)? (?P<name>\w+)"
+    r"(?:\[(?P<count>\d+)\])?"
+)
 _ADDRESS = re.compile(r"\[(?P<base>[%\w$.]+)(?:\+(?P<offset>-?\d+))?\]")
 _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le,
@@ -40,6 +44,7 @@ _ARITHMETIC: dict[str, Callable[..., int]] = {
     "div": lambda a, b: abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1),
     "rem": lambda a, b: abs(a) % abs(b) * (-1 if a < 0 else 1),
 }  # fmt: skip
+_SPACES = ("global", "param", "local", "shared", "const")
 _CONTROL = frozenset(("call", "brx", "trap", "exit"))
 
 
@@ -88,7 +93,13 @@ class Kernel:
         body = re.search(rf"\.entry {name}\((.*?)\)[^{{]*\n\{{\n(.*?)\n\}}\n", ptx, re.DOTALL)
         if body is None:
             raise ValueError(f"the PTX has no kernel '{name}'")
-        self.parameters = re.findall(r"(\w+_param_\d+)", body[1])
+        self.parameters: dict[str, int] = {}  # where each begins
+        place = 0
+        for declared in _PARAMETER.finditer(body[1]):
+            size = _bits(declared["kind"]) // 8
+            place += -place % int(declared["align"] or size)
+            self.parameters[declared["name"]] = place
+            place += size * int(declared["count"] or 1)
         self.labels: dict[str, int] = {}
         self.instructions: list[_Instruction] = []
         for line in _statements(body[2]):
@@ -105,7 +116,7 @@ class Kernel:
         """What the first thread of a launch loads and stores.
 
         Args:
-            arguments: The kernel's parameter, as it lies in memory.
+            arguments: The kernel's parameters, as they lie in memory.
             block: Threads of a block.
             marked: Addresses that are counted apart, too.
 
@@ -124,7 +135,7 @@ class _Thread:
     ) -> None:
         self.kernel, self.arguments, self.marked, self.taken = kernel, arguments, marked, taken
         self.registers: dict[str, Value] = {"%ntid.x": block, "%tid.x": 0, "%ctaid.x": 0}
-        self.registers |= dict.fromkeys(kernel.parameters, 0)  # the parameter space begins at 0
+        self.registers |= kernel.parameters
         self.loads = self.stores = self.within = 0
 
     def run(self) -> Traffic:
@@ -203,7 +214,8 @@ class _Thread:
 
     def _access(self, name: tuple[str, ...], operands: tuple[str, ...]) -> None:
         """Memory: parameters are read, the rest is counted."""
-        space, kind = name[1], name[-1]
+        kind = name[-1]
+        space = next((part for part in name if part in _SPACES), "global")  # generic: the same
         count = next((int(part[1]) for part in name if re.fullmatch(r"v[248]", part)), 1)
         size = _bits(kind) // 8 * count
         if space == "global":
