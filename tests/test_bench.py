@@ -110,13 +110,13 @@ def test_a_loop_that_waits_for_a_number_is_left(nvrtc: str) -> None:
 @pytest.mark.parametrize("begin", [-3, 0, 2])
 def test_signed_numbers_are_signed(nvrtc: str, begin: int) -> None:
     """Five steps with a stride of 2 from `begin`; quotients are rounded to 0, shifts down."""
-    text = """extern "C" __global__ void counts(int begin, int end, int two, float* y) {
+    text = """extern "C" __global__ void counts(int begin, long long end, int two, float* y) {
       for (int k = begin; k < end; k += two) y[k] = 1;
       if (begin / two == -1 && begin % two == -1) y[99] = 1;
       if (min(begin, 0) < 0 && (begin >> 1) == -2 && (long long)begin < 0) y[98] = 1;
     }"""
     _, ptx = static.compiled_text(text, (), "sm_80")
-    arguments = struct.pack("<3i4xq", begin, begin + 10, 2, 1 << 20)
+    arguments = struct.pack("<i4xqi4xq", begin, begin + 10, 2, 1 << 20)
     found = Kernel(ptx, "counts").traffic(arguments, 32)
     assert found == Traffic(loads=0, stores=4 * (5 + 2 * (begin == -3)), marked=0)
 

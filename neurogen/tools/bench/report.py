@@ -31,8 +31,9 @@ command `neurogen bench --static --check` holds this page fresh.
 
 What forward and backward of a training step load from and store to global memory for one neuron and
 one time step, and of both together what is for checkpoints. Parameters, first and last states are
-read and written once per neuron and not counted. Each access is of one element. Where a step may do
-without reading (a refractory neuron its input), it counts as read.
+read and written once per neuron and not counted, nor are the kernels that sum parameter gradients.
+Each access is of one element. Where a step may do without reading (a refractory neuron its input),
+it counts as read.
 
 **The times are bounds, not measurements**: picoseconds that forward and backward together take if
 they move these bytes, and nothing else, at the bandwidth of the data sheet:
