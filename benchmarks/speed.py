@@ -10,12 +10,12 @@ of memory stands beside: y.copy_(x) and torch.add(x, g, out=y).
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,140 +23,41 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import neurogen
 from neurogen.backends.cpp import launch
-from neurogen.nn import surrogate
+from neurogen.nn import convert, functional, layer, surrogate
+from neurogen.tools.bench.contenders import (
+    AbsentError,
+    Forward,
+    compiled_loop,
+    generated,
+    loop,
+    make,
+)
+from neurogen.tools.bench.measure import kernel_times, medians, training
 
 SHAPES = ((4, 2**20), (16, 2**18), (64, 2**16), (256, 2**14))
 ROOT = Path(__file__).parents[1]
-Contenders = dict[str, Callable[[], object]]
-
-
-# -- contenders ------------------------------------------------------------------------------------
-
-
-def loop(x: Tensor) -> Tensor:
-    """What people write: hard reset, tau = 2, over `x.unbind(0)`."""
-    fire = surrogate.ATan()
-    v = torch.zeros_like(x[0])
-    spikes = []
-    for step in x.unbind(0):
-        h = v + (step - v) / 2.0
-        s = fire(h - 1.0)
-        v = (1.0 - s) * h
-        spikes.append(s)
-    return torch.stack(spikes)
-
-
-def generated(stem: str = "lif", backend: str = "auto", **keywords: Any) -> Callable[..., Tensor]:
-    """A generated neuron that forgets between calls."""
-    node = neurogen.load(stem)(
-        surrogate_function=surrogate.ATan(), step_mode="m", backend=backend, **keywords
-    )
-
-    def forward(*inputs: Tensor) -> Tensor:
-        node.reset()
-        spikes: Tensor = node(*inputs)
-        return spikes
-
-    return forward
-
-
-def spikingjelly() -> Callable[[Tensor], Tensor] | None:
-    """SpikingJelly's LIF, where it is installed."""
-    try:
-        from spikingjelly.activation_based import neuron  # type: ignore[import-untyped]  # noqa: PLC0415
-        from spikingjelly.activation_based import surrogate as slopes  # noqa: PLC0415
-    except ImportError:
-        return None
-    node = neuron.LIFNode(surrogate_function=slopes.ATan(), step_mode="m")
-
-    def forward(x: Tensor) -> Tensor:
-        node.reset()
-        spikes: Tensor = node(x)
-        return spikes
-
-    return forward
-
-
-def compiled() -> Callable[[Tensor], Tensor]:
-    """The loop through torch.compile, static shapes."""
-    alpha = 2.0  # as surrogate.ATan()
-
-    class Fire(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, u: Tensor) -> Tensor:
-            ctx.save_for_backward(u)
-            return (u >= 0).to(u)
-
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:
-            u: Tensor = ctx.saved_tensors[0]
-            half = torch.pi / 2 * alpha * u
-            return g * (alpha / 2) / (1 + half * half)
-
-    @torch.compile(dynamic=False)
-    def forward(x: Tensor) -> Tensor:
-        v = torch.zeros_like(x[0])
-        spikes = []
-        for step in x.unbind(0):
-            h = v + (step - v) / 2.0
-            s = Fire.apply(h - 1.0)  # type: ignore[no-untyped-call]
-            v = (1.0 - s) * h
-            spikes.append(s)
-        return torch.stack(spikes)
-
-    return forward
 
 
 # -- measuring -------------------------------------------------------------------------------------
 
 
-def medians(contenders: Contenders, rounds: int) -> dict[str, float]:
-    """Seconds of a call, contenders in turn; two rounds of warming up are not counted."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 2):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[2:]) for name, values in times.items()}
+def forgetful(stem: str = "lif", **keywords: Any) -> Forward:
+    """A neuron of the zoo that forgets between calls, its slope that of `ATan`."""
+    return generated(
+        neurogen.load(stem), (1, 1), surrogate_function=surrogate.ATan(), **keywords
+    )  # fmt: skip
 
 
-def training(forward: Callable[..., Tensor], g: Tensor, *inputs: Tensor) -> Callable[[], None]:
-    """Forward and backward."""
-
-    def run() -> None:
-        for x in inputs:
-            x.grad = None
-        torch.autograd.backward(forward(*inputs), g)
-
-    return run
-
-
-@contextmanager
-def kernel_times() -> Iterator[dict[str, list[float]]]:
-    """Seconds that the kernels themselves take."""
-    times: dict[str, list[float]] = {"forward": [], "backward": []}
-    before = {name: getattr(launch, name) for name in times}
-
-    def timed(name: str) -> Callable[..., None]:
-        def run(*arguments: Any) -> None:
-            start = time.perf_counter()
-            before[name](*arguments)
-            times[name].append(time.perf_counter() - start)
-
-        return run
-
-    for name in times:
-        setattr(launch, name, timed(name))
+def peer_lif(shape: tuple[int, int]) -> Forward | None:
+    """SpikingJelly's LIF, where it is installed."""
     try:
-        yield times
-    finally:
-        for name, function in before.items():
-            setattr(launch, name, function)
+        return make("spikingjelly", neurogen.load("lif"), shape)
+    except AbsentError:
+        return None
 
 
 def check_equal(x: Tensor, *contenders: Callable[[Tensor], Tensor]) -> None:
@@ -182,11 +83,11 @@ def end_to_end(rounds: int) -> Table:
     result = table("LIF forward + backward, ns an element",
                    "T x N", "ours", "loop", "SpikingJelly", "torch.compile",
                    "/ loop", "/ SpikingJelly", "/ compile")  # fmt: skip
-    ours, peer = generated(), spikingjelly()
+    ours = forgetful()
     for steps, neurons in (*SHAPES, (4, 1024)):
         x = torch.randn(steps, neurons).abs_().requires_grad_()
         g = torch.randn(steps, neurons)
-        fast = compiled()
+        fast, peer = compiled_loop(), peer_lif((steps, neurons))
         forwards = {"ours": ours, "loop": loop, "compile": fast} | ({"peer": peer} if peer else {})
         check_equal(x, *forwards.values())
         small = steps * neurons < 2**16
@@ -218,7 +119,7 @@ def _kernels(title: str, cases: list[tuple[str, tuple[int, int]]], rounds: int) 
     result = table(title, "neuron", "T x N", "copy", "add", "forward", "backward",
                    "forward / copy", "backward / add")  # fmt: skip
     for stem, (steps, neurons) in cases:
-        forward = generated(stem)
+        forward = forgetful(stem)
         count = len(neurogen.load(stem).inputs)
         inputs = [torch.randn(steps, neurons).abs_().requires_grad_() for _ in range(count)]
         x, g = inputs[0].detach(), torch.randn(steps, neurons)
@@ -244,7 +145,7 @@ def inference(rounds: int) -> Table:
     """Without gradients, with and without the sequence of potentials."""
     result = table("LIF inference, ns an element", "T x N", "copy", "spikes", "spikes and v_seq",
                    "spikes / copy", "both / 2 copies")  # fmt: skip
-    plain, both = generated(), generated(store_v_seq=True)
+    plain, both = forgetful(), forgetful(store_v_seq=True)
     for steps, neurons in SHAPES:
         x = torch.randn(steps, neurons).abs_()
         y = torch.empty_like(x)
@@ -267,7 +168,7 @@ def chain(rounds: int) -> Table:
     """A producer before the neuron and a consumer after it; stores past the caches, or not."""
     result = table("mul, LIF, sum: forward + backward, ns an element",
                    "T x N", "plain stores", "as chosen", "plain / chosen")  # fmt: skip
-    forward = generated()
+    forward = forgetful()
     streams = launch.streams
 
     def train(x: Tensor) -> None:
@@ -299,10 +200,68 @@ def overhead(rounds: int) -> Table:
         return x * 2.0
 
     times = medians(
-        {"mul": training(double, g, x), "lif": training(generated(), g, x)}, rounds * 40
+        {"mul": training(double, g, x), "lif": training(forgetful(), g, x)}, rounds * 40
     )
     result.add_row(*(f"{times[n] * 1e6:.0f}" for n in times), f"{times['lif'] / times['mul']:.1f}")
     return result
+
+
+def network(rounds: int) -> Table:
+    """One training step of a small convolutional network, all but the neurons the same."""
+    result = table("Convolutional network, training step, ms",
+                   "T x N", "ours", "SpikingJelly", "/ ours")  # fmt: skip
+    try:
+        from spikingjelly.activation_based import (  # type: ignore[import-untyped]  # noqa: PLC0415
+            functional as peer_functional,
+        )
+        from spikingjelly.activation_based import neuron  # noqa: PLC0415
+        from spikingjelly.activation_based import surrogate as slopes  # noqa: PLC0415
+    except ImportError:
+        result.caption = "not installed: pip install spikingjelly"
+        return result
+
+    def stage(inputs: int, outputs: int) -> list[nn.Module]:
+        return [
+            layer.Conv2d(inputs, outputs, 3, padding=1, bias=False, step_mode="m"),
+            layer.BatchNorm2d(outputs, step_mode="m"),
+            neuron.LIFNode(surrogate_function=slopes.ATan(), step_mode="m"),
+            layer.AvgPool2d(2, step_mode="m"),
+        ]
+
+    torch.manual_seed(0)
+    peer = nn.Sequential(*stage(1, 16), *stage(16, 32), layer.Flatten(step_mode="m"),
+                         layer.Linear(32 * 7 * 7, 10, step_mode="m"))  # fmt: skip
+    ours = convert(copy.deepcopy(peer), {neuron.LIFNode: neurogen.load("lif")})
+    networks = {"ours": (ours, functional.reset_net), "peer": (peer, peer_functional.reset_net)}
+
+    for steps, batch in ((4, 32), (16, 8)):
+        x = 4 * torch.rand(steps, batch, 1, 28, 28)
+        labels = torch.randint(0, 10, (batch,))
+        check_equal(x, *(partial(_first_spikes, net, reset) for net, reset in networks.values()))
+        steps_of = {
+            name: partial(_train, net, reset, x, labels) for name, (net, reset) in networks.items()
+        }
+        times = medians(steps_of, rounds)
+        result.add_row(f"{steps}x{batch}x28x28", *(f"{times[name] * 1e3:.1f}" for name in networks),
+                       f"{times['peer'] / times['ours']:.2f}")  # fmt: skip
+    return result
+
+
+def _first_spikes(net: nn.Sequential, reset: Callable[[nn.Module], None], x: Tensor) -> Tensor:
+    """What the first layer of neurons of a network says."""
+    reset(net)
+    with torch.no_grad():
+        spikes: Tensor = net[:3](x)
+    return spikes
+
+
+def _train(
+    net: nn.Module, reset: Callable[[nn.Module], None], x: Tensor, labels: Tensor
+) -> None:  # fmt: skip
+    """One training step without the optimizer's."""
+    reset(net)
+    net.zero_grad()
+    nn.functional.cross_entropy(net(x).mean(0), labels).backward()
 
 
 def commands(rounds: int) -> Table:
@@ -325,7 +284,7 @@ def commands(rounds: int) -> Table:
 
 ROWS: dict[str, Callable[[int], Table]] = {
     f.__name__: f
-    for f in (end_to_end, kernels, zoo, inference, chain, overhead, commands)
+    for f in (end_to_end, network, kernels, zoo, inference, chain, overhead, commands)
 }  # fmt: skip
 
 

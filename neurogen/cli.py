@@ -7,6 +7,7 @@ that `neurogen --help` is instant and `neurogen build` never loads torch.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -209,3 +210,78 @@ def verify(
             failures += 1
             click.echo(str(error), err=True)
     sys.exit(1 if failures else 0)
+
+
+@main.command()
+@click.argument("specs", nargs=-1, metavar="[SPEC...]")
+@click.option("--against", default=None, metavar="NAMES",
+              help="Contenders, with commas between: eager, compile, spikingjelly, snntorch, norse."
+                   "  [default: all]")  # fmt: skip
+@click.option("--shape", "shapes", multiple=True, metavar="TxN",
+              help="Time steps and neurons; may be repeated.  [default: 16x262144]")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(min=2), default=15, show_default=True,
+              help="How often each contender is timed.")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ...")
+@click.option("--static", is_flag=True,
+              help="Measure nothing: registers, occupancy and bytes of the CUDA kernels, without a "
+                   "GPU.")  # fmt: skip
+@click.option("--check", is_flag=True,
+              help="With --static: write nothing; show what is stale and exit 1.")  # fmt: skip
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path),
+              help="With --static: the file to write, or to check  [default: print; check "
+                   "generated/REPORT.md]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(
+    specs: tuple[str, ...], against: str | None, shapes: tuple[str, ...], rounds: int, device: str,
+    static: bool, check: bool, out: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure each SPEC (a file, or a name such as lif) beside contenders.
+
+    Contenders whose spikes differ are named, not timed. Without SPEC lif is measured; with --static
+    the report is about all neurons that come with neurogen.
+    """
+    if (check or out) and not static:
+        raise click.UsageError("--check and -o go with --static")
+    if static and (against is not None or shapes):
+        raise click.UsageError("--against and --shape go without --static: nothing is measured")
+    if check and as_json:
+        raise click.UsageError("--check compares the text, not --json")
+    # Read when torch is loaded: its profiler warns of memory that was held before it began.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+    from neurogen.errors import BackendError, SpecError
+    from neurogen.tools.bench import command, contenders
+
+    names = list(contenders.CONTENDERS) if against is None else against.split(",")
+    if unknown := contenders.unknown(names):
+        known = ", ".join(contenders.CONTENDERS)
+        raise click.UsageError(f"unknown contender '{unknown[0]}'; contenders are {known}")
+    sizes = [_shape(shape) for shape in shapes or ("16x262144",)]
+    if reason := contenders.unavailable(device):
+        raise click.UsageError(reason)
+    paths = [command.path_of(spec) for spec in specs or (() if static else ("lif",))]
+    try:
+        if check:
+            fresh = command.static_check(
+                paths or command.all_specs(), not paths, out or Path("generated/REPORT.md")
+            )
+            sys.exit(0 if fresh else 1)
+        if static:
+            command.static_report(paths or command.all_specs(), as_json, out)
+        else:
+            command.measured(paths, names, sizes, rounds, device, as_json)
+    except SpecError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+    except BackendError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
+
+
+def _shape(text: str) -> tuple[int, int]:
+    """`16x262144` as T and N."""
+    steps, _, neurons = text.partition("x")
+    if not (steps.isdecimal() and neurons.isdecimal() and int(steps) and int(neurons)):
+        raise click.UsageError(f"'{text}' is no shape; write time steps x neurons, e.g. 16x262144")
+    return int(steps), int(neurons)

@@ -1,0 +1,122 @@
+"""What `neurogen bench` does once its arguments are known to be right.
+
+In: specs and settings. Out: text on stdout, progress on stderr, a file where one is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from neurogen.compiler.pipeline import read_file
+from neurogen.loading import load_text, zoo
+from neurogen.tools.bench import measure, report, static
+from neurogen.tools.bench.compare import Comparison, compare
+from neurogen.tools.verify.nodes import is_arithmetic
+
+
+def path_of(spec: str) -> Path:
+    """The file of a SPEC: a path, or the name of a neuron that comes with neurogen."""
+    path = Path(spec)
+    return zoo() / f"{spec}.yaml" if spec.isidentifier() and not path.exists() else path
+
+
+def all_specs() -> list[Path]:
+    """The files of all neurons that come with neurogen."""
+    return sorted(zoo().glob("*.yaml"))
+
+
+def rows_of(paths: Sequence[Path]) -> list[static.Row]:
+    """The static figures of some specs, in the order of their names.
+
+    Raises:
+        SpecError: A spec is wrong.
+        BackendError: NVRTC is not installed.
+    """
+    static.version()
+    rows: list[static.Row] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for path in progress.track(sorted(set(paths)), description="compiling"):
+            rows += static.report(path.stem, load_text(read_file(path), str(path)))
+    return rows
+
+
+def static_report(paths: Sequence[Path], as_json: bool, out: Path | None) -> None:
+    """Write or print the figures that need no GPU."""
+    rows, version = rows_of(paths), static.version()
+    text = report.markdown(rows, version)
+    if as_json:
+        text = json.dumps(report.static_json(rows, version), indent=2) + "\n"
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+
+
+def static_check(paths: Sequence[Path], whole: bool, out: Path) -> bool:
+    """Whether a report is fresh; prints what differs.
+
+    Figures of another version of NVRTC cannot be compared; then nothing is, and that is said.
+
+    Args:
+        paths: Specs.
+        whole: Whether those are all that the report is about.
+        out: The report.
+    """
+    old = out.read_text(encoding="utf-8") if out.is_file() else ""
+    made, here = report.made_with(old), static.version()
+    if old and made != here:
+        click.echo(
+            f"{out} was made with NVRTC {made or '?'}, this is {here}: not compared; "
+            f"install nvidia-cuda-nvrtc-cu12=={made}.*, or run: {report.COMMAND}",
+            err=True,
+        )
+        return True
+    new = report.markdown(rows_of(paths), here)
+    difference = report.stale(old, new, None if whole else [path.stem for path in paths])
+    if difference:
+        click.echo(difference, nl=False)
+        click.echo(f"{out} is stale; run: {report.COMMAND}", err=True)
+    return not difference
+
+
+def measured(
+    paths: Sequence[Path], names: Sequence[str], shapes: Sequence[tuple[int, int]], rounds: int,
+    device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure specs beside contenders, and print what was found."""
+    machine = measure.machine(device)
+    console = Console()
+    if not as_json:
+        console.print(report.machine_line(machine), highlight=False)
+    found: list[Comparison] = []
+    for path in paths:
+        text = read_file(path)
+        cls = load_text(text, str(path))
+        for shape in shapes:
+            with Progress(console=Console(stderr=True), transient=True) as progress:
+                task = progress.add_task(path.stem, total=len(names) + 3)
+                tell = partial(_tell, progress, task, path.stem)
+                with measure.empty_caches():
+                    found.append(compare(path.stem, cls, names, shape, rounds, device,
+                                         is_arithmetic(text), tell))  # fmt: skip
+            if not as_json:
+                console.print(report.comparison_table(found[-1]))
+                for line in report.absences(found[-1]):
+                    console.print(line, highlight=False, markup=False)
+    if as_json:
+        comparisons = [asdict(comparison) for comparison in found]
+        click.echo(json.dumps({"machine": machine, "comparisons": comparisons}, indent=2))
+
+
+def _tell(progress: Progress, task: TaskID, stem: str, what: str) -> None:
+    """Say what is done now."""
+    progress.update(task, advance=1, description=f"{stem}: {what}")
