@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 import neurogen
 from neurogen.backends.cpp import launch
-from neurogen.nn import convert, functional, layer, surrogate
+from neurogen.examples import conv_mnist
+from neurogen.nn import convert, functional, surrogate
 from neurogen.tools.bench.contenders import (
     AbsentError,
     Forward,
@@ -207,61 +208,51 @@ def overhead(rounds: int) -> Table:
 
 
 def network(rounds: int) -> Table:
-    """One training step of a small convolutional network, all but the neurons the same."""
+    """A training step of the network of `neurogen.examples.conv_mnist`, with either's neurons."""
     result = table("Convolutional network, training step, ms",
                    "T x N", "ours", "SpikingJelly", "/ ours")  # fmt: skip
     try:
-        from spikingjelly.activation_based import (  # type: ignore[import-untyped]  # noqa: PLC0415
-            functional as peer_functional,
-        )
-        from spikingjelly.activation_based import neuron  # noqa: PLC0415
+        from spikingjelly.activation_based import neuron  # type: ignore[import-untyped]  # noqa: PLC0415
         from spikingjelly.activation_based import surrogate as slopes  # noqa: PLC0415
     except ImportError:
         result.caption = "not installed: pip install spikingjelly"
         return result
 
-    def stage(inputs: int, outputs: int) -> list[nn.Module]:
-        return [
-            layer.Conv2d(inputs, outputs, 3, padding=1, bias=False, step_mode="m"),
-            layer.BatchNorm2d(outputs, step_mode="m"),
-            neuron.LIFNode(surrogate_function=slopes.ATan(), step_mode="m"),
-            layer.AvgPool2d(2, step_mode="m"),
-        ]
-
-    torch.manual_seed(0)
-    peer = nn.Sequential(*stage(1, 16), *stage(16, 32), layer.Flatten(step_mode="m"),
-                         layer.Linear(32 * 7 * 7, 10, step_mode="m"))  # fmt: skip
-    ours = convert(copy.deepcopy(peer), {neuron.LIFNode: neurogen.load("lif")})
-    networks = {"ours": (ours, functional.reset_net), "peer": (peer, peer_functional.reset_net)}
+    def theirs(ours: Any) -> nn.Module:
+        node: nn.Module = neuron.LIFNode(
+            tau=ours.tau, decay_input=ours.decay_input, detach_reset=ours.detach_reset,
+            step_mode=ours.step_mode, surrogate_function=slopes.ATan(),
+        )  # fmt: skip
+        return node
 
     for steps, batch in ((4, 32), (16, 8)):
-        x = 4 * torch.rand(steps, batch, 1, 28, 28)
-        labels = torch.randint(0, 10, (batch,))
-        check_equal(x, *(partial(_first_spikes, net, reset) for net, reset in networks.values()))
-        steps_of = {
-            name: partial(_train, net, reset, x, labels) for name, (net, reset) in networks.items()
-        }
-        times = medians(steps_of, rounds)
-        result.add_row(f"{steps}x{batch}x28x28", *(f"{times[name] * 1e3:.1f}" for name in networks),
+        torch.manual_seed(0)
+        ours: Any = conv_mnist.network(conv_mnist.parser().parse_args([f"-T{steps}"]))
+        with torch.no_grad():
+            ours.spikes[6].weight.mul_(8)  # not trained yet: without it no output fires
+        peer = convert(copy.deepcopy(ours), {neurogen.load("lif"): theirs})
+        x, labels = torch.rand(batch, 28, 28), torch.arange(batch) % 10
+        check_equal(x, partial(_run, ours), partial(_run, peer))
+        times = medians(
+            {"ours": partial(_train, ours, x, labels), "peer": partial(_train, peer, x, labels)},
+            rounds,
+        )
+        result.add_row(f"{steps}x{batch}x28x28", *(f"{t * 1e3:.1f}" for t in times.values()),
                        f"{times['peer'] / times['ours']:.2f}")  # fmt: skip
     return result
 
 
-def _first_spikes(net: nn.Sequential, reset: Callable[[nn.Module], None], x: Tensor) -> Tensor:
-    """What the first layer of neurons of a network says."""
-    reset(net)
-    with torch.no_grad():
-        spikes: Tensor = net[:3](x)
+def _run(net: nn.Module, x: Tensor) -> Tensor:
+    """The spikes of a network that forgets."""
+    functional.reset_net(net)
+    spikes: Tensor = net(x)
     return spikes
 
 
-def _train(
-    net: nn.Module, reset: Callable[[nn.Module], None], x: Tensor, labels: Tensor
-) -> None:  # fmt: skip
+def _train(net: nn.Module, x: Tensor, labels: Tensor) -> None:
     """One training step without the optimizer's."""
-    reset(net)
     net.zero_grad()
-    nn.functional.cross_entropy(net(x).mean(0), labels).backward()
+    nn.functional.cross_entropy(_run(net, x).mean(0), labels).backward()
 
 
 def commands(rounds: int) -> Table:
