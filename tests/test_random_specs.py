@@ -40,6 +40,10 @@ FOUND = {
     "bounds that cross": Drawn(
         "name: A\ninputs: [x, y, z]\ncharge: 0.5 * v + clip(x, y, 0.1 * z)\nfire: none\noutput: v\n"
     ),
+    "a flag is called like a surrogate's argument": Drawn(
+        "name: A\nflags: {u: true, k: false}\ncharge: v + x if u and not k else v - x\n"
+        "surrogate: {primitive: 1 / (1 + exp(-k * u)), parameters: {k: 3.0}}\n"
+    ),
     "an output that is always 0": Drawn("name: A\ncharge: 0.5 * v + x\noutput: v - v\n"),
     "a surrogate whose slope overflows": Drawn(
         "name: A\ncharge: 0.5 * v + 1e6 * x\nreset: none\n"

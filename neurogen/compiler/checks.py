@@ -173,7 +173,7 @@ def _primitive(scope: Scope, given: list[str]) -> None:
             scope.add("NG025", path, message, hint, at=node.at, width=len(node.operator))
             return
     used = set(scope.used)
-    meaning = {name: Name(name) for name in ("u", *given)}
+    meaning = {name: Name(f"surrogate.{name}") for name in ("u", *given)}  # no flag of that name
     whole = scope.resolve(equation, path, meaning) is not None
     scope.used = used
     mentioned = names(equation.expression)

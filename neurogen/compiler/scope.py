@@ -333,7 +333,8 @@ class Scope:
         """What a name means here; None after a mistake."""
         name = node.name
         self.used.add(name)
-        is_flag = name in self.flags or any(f.name == name for f in self.spec.flags)
+        declared = name in self.flags or any(f.name == name for f in self.spec.flags)
+        is_flag = declared and scope.get(name) == Name(name)  # in a surrogate it is something else
         if name not in scope:
             known = [other for other in scope if other != HARD_RESET]
             hint = did_you_mean(name, known) or "known are " + ", ".join(sorted(known))
