@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 # Threads that wait must not spin: tests run side by side. Read when OpenMP is loaded, by torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -36,6 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "short")
     torch.set_num_threads(1)  # a test of threads sets its own
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A worker that is done takes over from one that has long tests waiting (`pytest -n auto`)."""
+    from xdist.scheduler import WorkStealingScheduling  # installed, or this is never called
+
+    return WorkStealingScheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
