@@ -25,7 +25,7 @@ SCHEMES = ("euler", "exponential_euler", "exact", "rk2", "rk4")
 SURROGATES = (
     "sigmoid", "atan", "piecewise_exp", "soft_sign", "super_spike", "erf", "fast_sigmoid",
     "{name: s2nn, alpha: 3.0, beta: 0.5}", "{name: leaky_k_relu, leak: 0.1, k: 0.5}",
-    "{primitive: '1 / (1 + exp(-k * clip(u, -30, 30)))', parameters: {k: 3.0}}",  # no overflow
+    "{primitive: 1 / (1 + exp(-k * u)), parameters: {k: 3.0}}",
     "{primitive: '0.5 + 0.5 * tanh(k * u) if u < c else 0.5 + u / (1 + abs(u))', "
     "parameters: {k: 1.5, c: 0.1}}",
 )  # fmt: skip

@@ -113,8 +113,11 @@ def test_a_submodule_called_reset_is_no_method() -> None:
     net = nn.Module()
     net.reset = nn.Linear(2, 2)
     net.detach = nn.Linear(2, 2)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     functional.reset_net(net)
     functional.detach_net(net)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.requires_grad for parameter in net.parameters())
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

@@ -49,6 +49,11 @@ FOUND = {
         "name: A\ncharge: 0.5 * v + 1e6 * x\nreset: none\n"
         "surrogate: {primitive: 1 / (1 + exp(-k * u)), parameters: {k: 3.0}}\n"
     ),
+    "a guard that is off before a slope that overflows": Drawn(
+        "name: A\nparameters: {p: 1.0}\ncharge: 0.5 * v + 1e6 * x\nreset: none\n"
+        "fire: {when: v >= v_threshold, if: p < 0.8}\n"
+        "surrogate: {primitive: 1 / (1 + exp(-k * u)), parameters: {k: 3.0}}\n"
+    ),
     "gradients that cancel": Drawn(
         "name: A\ncharge: v + x\nfire: {when: v >= v_threshold, kind: multilevel, levels: 3}\n"
         "reset: soft\n"
@@ -60,7 +65,7 @@ def hold(drawn: Drawn, dtype: torch.dtype = torch.float64) -> float:
     """Build a spec, run it on all backends, compare; how often it fired."""
     case = Case("torch", drawn.reset, drawn.detach_reset, dtype, None, drawn.flags)
     # Where a rounding may differ no threshold is hit exactly.
-    problem = Problem(steps=7, shape=(3,), dyadic=is_arithmetic(drawn.text))
+    problem = Problem(steps=10, shape=(3,), dyadic=is_arithmetic(drawn.text))
     with compiled_together(drawn.text, case, problem):
         found = compare_all(drawn.text, case, problem, BACKENDS)
     for backend, comparison in found.items():
@@ -95,4 +100,4 @@ def test_random_specs(
         if len(held) >= EACH and time.monotonic() >= end:
             break
     record_property("random specs", len(held))
-    assert sum(abs(rate) > 0 for rate in rates) > 0.5 * len(rates), "silent ones prove nothing"
+    assert sum(abs(rate) > 0 for rate in rates) > 0.6 * len(rates), "silent ones prove nothing"

@@ -107,7 +107,7 @@ class LIFRefractoryNode(Neuron):
         """One step in plain torch: V[t-1] and X[t] to S[t] and V[t]."""
         h_v = torch.where(ref > 0, v, fn.taken(~(ref > 0), v) + (fn.taken(~(ref > 0), x) - (fn.taken(~(ref > 0), v) - fn.taken(~(ref > 0), v_rest))) / fn.taken(~(ref > 0), tau))  # charge: H[t]
         u_ = h_v - v_threshold                                        # distance to threshold
-        spike = torch.where(ref <= 0, surrogate.fire(u_, h_v >= v_threshold), fn.number(0, x))  # fire: S[t]
+        spike = torch.where(ref <= 0, surrogate.fire(fn.taken(ref <= 0, u_), fn.taken(ref <= 0, h_v) >= fn.taken(ref <= 0, v_threshold)), fn.number(0, x))  # fire: S[t]
         reset_spike = fn.detach(spike) if detach_reset else spike     # S[t] as reset sees it
         next_v = reset_spike * v_reset + (1 - reset_spike) * h_v if hard_reset else h_v - reset_spike * v_threshold  # reset: V[t]
         next_ref = fn.detach(reset_spike * n_ref + (1 - reset_spike) * fn.max(ref - 1, fn.number(0, x)))  # reset: ref[t]

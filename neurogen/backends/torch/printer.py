@@ -29,7 +29,7 @@ _TORCH = frozenset(
      "abs", "relu", "floor", "round")
 )  # fmt: skip
 #: Operators whose derivative can be infinite or undefined where they are not taken.
-_SINGULAR = frozenset(("/", "log", "log1p", "exp", "expm1", "**"))
+_SINGULAR = frozenset(("/", "log", "log1p", "exp", "expm1", "**", "fire"))  # and any surrogate
 
 RESERVED = frozenset(
     (

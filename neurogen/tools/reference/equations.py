@@ -296,26 +296,33 @@ class Step(_Evaluator):
         return _straight(u, value.to(self.dtype), slope.to(self.dtype))
 
     def fire(self, fire: Fire) -> Tensor:
-        """Return the spikes, with u = a - b, times the guard."""
+        """Return the spikes, with u = a - b, times the guard.
+
+        Where the guard is off there is no firing, and so no slope, whatever it would have been: a
+        product alone would make NaN of 0 times a slope that overflows.
+        """
         match fire.when:
             case ast.Compare(ops=[ast.GtE() | ast.Gt() as sign], comparators=[threshold]):
                 a, b = self.value(fire.when.left), self.value(threshold)
             case _:
                 raise ValueError(f"fire is `a >= b` or `a > b`, not {ast.unparse(fire.when)}")
         reaches = COMPARISONS[type(sign)]
+        guard = None if fire.guard is None else self.condition(fire.guard)
+
+        def guarded(u: Tensor) -> Tensor:
+            return u if guard is None else torch.where(guard, u, torch.zeros_like(u))
+
         match fire.kind:
             case "binary":
-                spike = self.spike(a - b, lambda: reaches(a, b))
+                spike = self.spike(guarded(a - b), lambda: reaches(a, b))
             case "ternary":
-                spike = self.spike(a - b, lambda: reaches(a, b))
-                spike = spike - self.spike(-a - b, lambda: reaches(-a, b))
+                spike = self.spike(guarded(a - b), lambda: reaches(a, b))
+                spike = spike - self.spike(guarded(-a - b), lambda: reaches(-a, b))
             case "multilevel":
-                spike = self.level(a / b, fire.levels)
+                spike = self.level(guarded(a / b), fire.levels)
             case _:
                 raise ValueError(f"not a kind of fire: {fire.kind}")
-        if fire.guard is None:
-            return spike
-        return spike * self.condition(fire.guard).to(self.dtype)
+        return spike if guard is None else spike * guard.to(self.dtype)
 
     def level(self, q: Tensor, top: int) -> Tensor:
         """Return q rounded (half to even) and clipped to 0 ... `top`; not rounded if not spiking.
