@@ -250,6 +250,7 @@ def bench(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
     from neurogen.errors import BackendError, SpecError
+    from neurogen.loading import path_of
     from neurogen.tools.bench import command, contenders
 
     names = list(contenders.CONTENDERS) if against is None else against.split(",")
@@ -259,7 +260,7 @@ def bench(
     sizes = [_shape(shape) for shape in shapes or ("16x262144",)]
     if reason := contenders.unavailable(device):
         raise click.UsageError(reason)
-    paths = [command.path_of(spec) for spec in specs or (() if static else ("lif",))]
+    paths = [path_of(spec) for spec in specs or (() if static else ("lif",))]
     try:
         if check:
             fresh = command.static_check(

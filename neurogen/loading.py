@@ -28,10 +28,16 @@ def load(spec: str | Path) -> type[Any]:
     Raises:
         SpecError: The file cannot be read, or the spec is wrong; says where.
     """
+    path = path_of(spec)
+    return load_text(read_file(path), str(path))
+
+
+def path_of(spec: str | Path) -> Path:
+    """The file of a spec: a path, or the name of a neuron that comes with neurogen."""
     path = Path(spec)
     if isinstance(spec, str) and re.fullmatch(r"\w+", spec) and not path.exists():
-        path = zoo() / f"{spec}.yaml"
-    return load_text(read_file(path), str(path))
+        return zoo() / f"{spec}.yaml"
+    return path
 
 
 def load_text(text: str, file: str = "<text>") -> type[Any]:

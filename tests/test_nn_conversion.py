@@ -110,7 +110,9 @@ def test_the_shape_of_what_is_learnt_per_channel() -> None:
 
 def test_where_names_differ_a_function_makes_the_neuron() -> None:
     net = nn.Sequential(OldNode(tau=4.0, gain=0.5))
-    converted(net, {OldNode: lambda old: LIFNode(tau=old.tau, v_threshold=1 / old.gain)})
+    net[0].register_buffer("threshold", torch.tensor(1.0))  # the function need not carry it
+    _, said = converted(net, {OldNode: lambda old: LIFNode(tau=old.tau, v_threshold=1 / old.gain)})
+    assert not said
     assert (net[0].tau, net[0].v_threshold) == (4.0, 2.0)
 
 

@@ -263,3 +263,20 @@ def test_encoders_give_the_same(T: int) -> None:
         ours.reset()
         theirs.reset()
         assert torch.equal(ours(inputs), theirs(inputs))
+
+
+def test_a_neuron_of_another_library_by_a_function() -> None:
+    """As the docstring of `convert` has it."""
+    snntorch = pytest.importorskip("snntorch")
+    LeakyNode = load("leaky")
+    old = snntorch.Leaky(beta=0.75, threshold=0.5)
+    net = convert(
+        nn.Sequential(old),
+        {snntorch.Leaky: lambda n: LeakyNode(beta=float(n.beta), v_threshold=float(n.threshold))},
+    )  # fmt: skip
+    x, potential, expected = torch.rand(T, N, 4), old.init_leaky(), []
+    for step in x:
+        spikes, potential = old(step, potential)
+        expected.append(spikes)
+    functional.set_step_mode(net, "m")
+    assert torch.equal(net(x), torch.stack(expected)) and torch.stack(expected).any()

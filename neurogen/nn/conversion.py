@@ -83,14 +83,16 @@ def convert(net: nn.Module, classes: Mapping[type[nn.Module], Replacement]) -> n
             if _is_neuron(module, tuple(classes)):
                 remarks.append(f"{label} is left as it is: its class was not named")
             continue
+        new_class = classes[type(module)]
         try:
-            replaced[module] = _replacement(module, classes[type(module)])
+            replaced[module] = _replacement(module, new_class)
         except _UnmappedError as reason:
             remarks.append(f"{label} is left as it is: {reason}")
         except (TypeError, ValueError) as error:
             raise type(error)(f"{label}: {error}") from error
         else:
-            remarks += [f"{label}: {what}" for what in _not_carried(module, replaced[module])]
+            lost = [*_not_carried(module, replaced[module])] if _by_name(new_class) else []
+            remarks += [f"{label}: {what}" for what in (*lost, *_hooks(module))]
     if remarks:
         listed = "".join(f"\n  {remark}" for remark in remarks)
         warnings.warn(ConversionWarning(f"could not be mapped:{listed}"), stacklevel=2)
@@ -102,14 +104,21 @@ def convert(net: nn.Module, classes: Mapping[type[nn.Module], Replacement]) -> n
 
 
 def _replacement(old: nn.Module, new_class: Replacement) -> nn.Module:
-    """A neuron that does what `old` does."""
-    generated = isinstance(new_class, type) and issubclass(new_class, Neuron)
-    new = new_class(**dict(_arguments(old, new_class))) if generated else new_class(old)
-    _carry_learnables(old, new)
+    """A neuron that does what `old` does; a function is trusted to carry over what it wants."""
+    if _by_name(new_class):
+        new = new_class(**dict(_arguments(old, new_class)))
+        _carry_learnables(old, new)
+    else:
+        new = new_class(old)
     for state in getattr(type(new), "states", ()):
         if isinstance(value := getattr(old, state, None), Tensor):
             setattr(new, state, value)
     return new.train(old.training)
+
+
+def _by_name(new_class: Replacement) -> bool:
+    """Whether values go by their names: to a generated class, not through a function."""
+    return isinstance(new_class, type) and issubclass(new_class, Neuron)
 
 
 def _arguments(old: nn.Module, new_class: Any) -> Iterator[tuple[str, Any]]:
@@ -156,10 +165,11 @@ def _slope(function: nn.Module) -> Tensor:
 
 def _carry_learnables(old: nn.Module, new: nn.Module) -> None:
     """Values of learnable parameters and buffers, by name."""
-    theirs = dict(new.named_parameters(recurse=False)) | dict(new.named_buffers(recurse=False))
-    ours = (*old.named_parameters(recurse=False), *old.named_buffers(recurse=False))
-    for name, value in ours:
-        target = theirs.get(name)
+    targets = dict(new.named_parameters(recurse=False)) | dict(new.named_buffers(recurse=False))
+    for name, value in (
+        *old.named_parameters(recurse=False), *old.named_buffers(recurse=False),
+    ):  # fmt: skip
+        target = targets.get(name)
         if target is value:  # given to the constructor
             continue
         if target is None or target.numel() != value.numel():
@@ -172,11 +182,15 @@ def _carry_learnables(old: nn.Module, new: nn.Module) -> None:
 
 
 def _not_carried(old: nn.Module, new: nn.Module) -> Iterator[str]:
-    """What the old neuron was made with, or has attached, and the new one does not have."""
+    """What the old neuron was made with, and the new one does not have."""
     for name in inspect.signature(type(old)).parameters:
         value = getattr(old, name, None)
         if name not in _NOT_CARRIED and value is not None and not hasattr(new, name):
             yield f"{name}={value} has no counterpart in {type(new).__name__}"
+
+
+def _hooks(old: nn.Module) -> Iterator[str]:
+    """Hooks that see nothing any more."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     if hooks := sum(len(getattr(old, kind)) for kind in kinds):
         yield f"{hooks} hooks are not carried over; make monitors after the conversion"

@@ -72,7 +72,6 @@ class Plan:
         forward: The forward kernel.
         backward: The backward kernel.
         every: Steps between checkpoints.
-        streamed: Whether results are written past the caches.
         floats: The surrogate's shape parameters, packed.
     """
 
@@ -80,7 +79,6 @@ class Plan:
     forward: Variant
     backward: Variant
     every: int
-    streamed: bool
     floats: tuple[int, ...]
 
 
@@ -135,14 +133,15 @@ class Call:
         return [k for k, want in enumerate(wants) if want and not stopped[k]]
 
     def head(
-        self, plan: Plan, steps: int, operands: list[Operand], chance: Tensor | None,
+        self, plan: Plan, first: Tensor, operands: list[Operand], chance: Tensor | None,
         places: Tensor | None,
     ) -> list[int]:  # fmt: skip
         """The fields that both directions' arguments begin with."""
-        neurons = plan.layout.neurons
+        steps, neurons = first.shape[0], plan.layout.neurons
         threads = self.engine.threads(steps * neurons)
+        streamed = self.engine.streams(steps * neurons * first.element_size())
         uniform = all(operand.count == 1 for operand in operands[self.states :])
-        head = [steps, neurons, threads, plan.every, uniform, plan.streamed, *plan.floats]
+        head = [steps, neurons, threads, plan.every, uniform, streamed, *plan.floats]
         if chance is not None and self.drawn is not None:
             head += [*chance.tolist(), self.drawn, 0 if places is None else places.data_ptr()]
         return head
@@ -173,8 +172,7 @@ def _plan(
     )
     layout = layout_of(shape[1:], strides[1:])
     every = call.engine.checkpoint_every(call.kernels, backward)
-    streamed = call.engine.streams(shape[0] * layout.neurons * dtype.itemsize)
-    return Plan(layout, forward, backward, every, streamed, pack_floats(call.shape))
+    return Plan(layout, forward, backward, every, pack_floats(call.shape))
 
 
 @lru_cache(maxsize=4096)

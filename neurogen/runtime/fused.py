@@ -62,7 +62,7 @@ def allocate(
     steps, device = first.shape[0], first.device
     plan = call.plan(first, wants)
     layout, checkpoints = plan.layout, None
-    if True in wants:
+    if any(wants):
         size = (steps - 1) // plan.every * call.states * layout.neurons
         checkpoints = torch.empty(size + spare, dtype=compute, device=device)
     return Results(
@@ -96,7 +96,7 @@ def forward(
     rows = [layout.rows(x) for x in tensors[: call.inputs]]
     operands = [layout.operand(t) for t in tensors[call.inputs :]]
     places = None if chance is None else layout.places(first.device)
-    arguments = call.head(plan, first.shape[0], operands, chance, places)
+    arguments = call.head(plan, first, operands, chance, places)
     for x, stride in rows:
         arguments += (x.data_ptr(), stride)
     arguments += call.pack(operands)
@@ -155,7 +155,7 @@ def backward(
     ]  # fmt: skip
     if layout.neurons:
         places = None if chance is None else layout.places(device)
-        arguments = call.head(plan, steps, operands, chance, places)
+        arguments = call.head(plan, first, operands, chance, places)
         for x, stride in rows:
             arguments += (x.data_ptr(), stride)
         arguments += call.pack(operands)

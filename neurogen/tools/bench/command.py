@@ -15,17 +15,12 @@ import click
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from neurogen.compiler.artefact import Artefact
 from neurogen.compiler.pipeline import read_file
 from neurogen.loading import load_text, zoo
 from neurogen.tools.bench import measure, report, static
 from neurogen.tools.bench.compare import Comparison, compare
 from neurogen.tools.verify.nodes import is_arithmetic
-
-
-def path_of(spec: str) -> Path:
-    """The file of a SPEC: a path, or the name of a neuron that comes with neurogen."""
-    path = Path(spec)
-    return zoo() / f"{spec}.yaml" if spec.isidentifier() and not path.exists() else path
 
 
 def all_specs() -> list[Path]:
@@ -57,14 +52,13 @@ def static_report(paths: Sequence[Path], as_json: bool, out: Path | None) -> Non
     if out is None:
         click.echo(text, nl=False)
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        Artefact(out.name, text).write(out.parent)
 
 
 def static_check(paths: Sequence[Path], whole: bool, out: Path) -> bool:
     """Whether a report is fresh; prints what differs.
 
-    Figures of another version of NVRTC cannot be compared; then nothing is, and that is said.
+    Figures of another version of NVRTC cannot be compared: that is said, and nothing is fresh.
 
     Args:
         paths: Specs.
@@ -79,7 +73,7 @@ def static_check(paths: Sequence[Path], whole: bool, out: Path) -> bool:
             f"install nvidia-cuda-nvrtc-cu12=={made}.*, or run: {report.COMMAND}",
             err=True,
         )
-        return True
+        return False
     new = report.markdown(rows_of(paths), here)
     difference = report.stale(old, new, None if whole else [path.stem for path in paths])
     if difference:
