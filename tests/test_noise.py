@@ -115,7 +115,7 @@ extern "C" void fill(float* to, int64_t seed, int64_t first, int64_t stream, int
   const neurogen::Noise noise{seed, first, -1, nullptr};
   for (int64_t t = 0; t < steps; ++t)
     for (int64_t i = 0; i < n; i += neurogen::LANES)
-      neurogen::draw(to + t * n + i, noise, t, stream, i, n - i < 512 ? n - i : 512);
+      neurogen::draw(to + t * n + i, noise, t, stream, i, neurogen::least(n - i, neurogen::LANES));
 }
 extern "C" void each(float* to, int64_t seed, int64_t first, int64_t stream, int64_t steps,
                      int64_t n) {

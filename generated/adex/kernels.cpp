@@ -12,6 +12,7 @@ using Io = IO;
 using real = neurogen::compute<Io>::type;
 using neurogen::LANES;
 using neurogen::Operand;
+using neurogen::PART;
 [[maybe_unused]] constexpr unsigned long long wanted = WANTED;
 [[maybe_unused]] constexpr bool detach_reset = DETACH_RESET;
 [[maybe_unused]] constexpr bool spiking = SPIKING;
@@ -206,17 +207,21 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 1 * a_.neurons_, w_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
+    const Io* const x_next_ = t_ + 1 < a_.steps_ ? x_row_ + a_.x_stride_ : a_.x + first_ + LANES;
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
+    for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+      stop_ = neurogen::least(part_ + PART, lanes_);
+      neurogen::prefetch(x_next_ + part_);
 #pragma omp simd
-    for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, exponential_keep_, quotient_keep_, h_v_keep_, quotient_1_keep_, v_next_, w_next_;
-      step(neurogen::load(x_row_[i_]), v_lanes_[i_], w_lanes_[i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], surrogate_, output_, exponential_keep_, quotient_keep_, h_v_keep_, quotient_1_keep_, v_next_, w_next_);
-      neurogen::store(outputs_[i_], output_);
-      v_lanes_[i_] = v_next_;
-      w_lanes_[i_] = w_next_;
+      for (int64_t i_ = part_; i_ < stop_; ++i_) {
+        real output_, exponential_keep_, quotient_keep_, h_v_keep_, quotient_1_keep_, v_next_, w_next_;
+        step(neurogen::load(x_row_[i_]), v_lanes_[i_], w_lanes_[i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], surrogate_, output_, exponential_keep_, quotient_keep_, h_v_keep_, quotient_1_keep_, v_next_, w_next_);
+        neurogen::store(outputs_[i_], output_);
+        v_lanes_[i_] = v_next_;
+        w_lanes_[i_] = w_next_;
+      }
+      output_row_.write(part_, stop_);
     }
-    output_row_.end(lanes_);
     neurogen::write_block(neurogen::offset(a_.v_sequence_, t_ * a_.neurons_ + first_),
                           v_lanes_, lanes_);
     neurogen::write_block(neurogen::offset(a_.w_sequence_, t_ * a_.neurons_ + first_),
@@ -232,7 +237,7 @@ extern "C" void forward(const Forward* const a_) {
 #pragma omp parallel for schedule(static) num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   for (int64_t block_ = 0; block_ < blocks_; ++block_) {
     const int64_t first_ = block_ * LANES;
-    const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
+    const int64_t lanes_ = neurogen::least(a_->neurons_ - first_, LANES);
     a_->uniform_ ? forward_block<true>(*a_, first_, lanes_) : forward_block<false>(*a_, first_, lanes_);
   }
 }
@@ -296,43 +301,51 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(w_lanes_, a_.w, first_, lanes_);
     for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
+      const Io* const x_next_ = t_ + 1 < end_ ? x_row_ + a_.x_stride_ : a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+        stop_ = neurogen::least(part_ + PART, lanes_);
+        neurogen::prefetch(x_next_ + part_);
 #pragma omp simd
-      for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-        real output_;
-        step(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], w_lanes_[w_kept_ * row_ + i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], surrogate_, output_, exponential_lanes_[exponential_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_], w_lanes_[w_kept_ * (row_ + LANES) + i_]);
+        for (int64_t i_ = part_; i_ < stop_; ++i_) {
+          real output_;
+          step(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], w_lanes_[w_kept_ * row_ + i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], surrogate_, output_, exponential_lanes_[exponential_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_], w_lanes_[w_kept_ * (row_ + LANES) + i_]);
+        }
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
-      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
+      const Io* const next_ = t_ ? grad_output_row_ - a_.grad_output_stride_ : a_.x + first_ + LANES;
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_w_lanes_,
                           neurogen::offset(a_.w_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
+      for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+        stop_ = neurogen::least(part_ + PART, lanes_);
+        neurogen::prefetch(next_ + part_);
 #pragma omp simd
-      for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-        real x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_;
-        adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], w_lanes_[w_kept_ * row_ + i_], exponential_lanes_[exponential_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_w_lanes_[i_], surrogate_, x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_);
-        neurogen::store(x_grads_[i_], x_grad_);
-        lam_v_lanes_[i_] = v_grad_;
-        lam_w_lanes_[i_] = w_grad_;
-        if constexpr (wanted >> 0 & 1) dt_sum_[i_] += dt_grad_;
-        if constexpr (wanted >> 1 & 1) g_L_sum_[i_] += g_L_grad_;
-        if constexpr (wanted >> 2 & 1) E_L_sum_[i_] += E_L_grad_;
-        if constexpr (wanted >> 3 & 1) g_L_times_delta_T_sum_[i_] += g_L_times_delta_T_grad_;
-        if constexpr (wanted >> 4 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
-        if constexpr (wanted >> 5 & 1) v_T_sum_[i_] += v_T_grad_;
-        if constexpr (wanted >> 6 & 1) delta_T_sum_[i_] += delta_T_grad_;
-        if constexpr (wanted >> 7 & 1) C_sum_[i_] += C_grad_;
-        if constexpr (wanted >> 8 & 1) a_sum_[i_] += a_grad_;
-        if constexpr (wanted >> 9 & 1) tau_w_sum_[i_] += tau_w_grad_;
-        if constexpr (wanted >> 10 & 1) v_reset_sum_[i_] += v_reset_grad_;
-        if constexpr (wanted >> 11 & 1) b_sum_[i_] += b_grad_;
+        for (int64_t i_ = part_; i_ < stop_; ++i_) {
+          real x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_;
+          adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], w_lanes_[w_kept_ * row_ + i_], exponential_lanes_[exponential_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], dt[i_], g_L[i_], E_L[i_], g_L_times_delta_T[i_], v_threshold[i_], v_T[i_], delta_T[i_], C[i_], a[i_], tau_w[i_], v_reset[i_], b[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_w_lanes_[i_], surrogate_, x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_);
+          neurogen::store(x_grads_[i_], x_grad_);
+          lam_v_lanes_[i_] = v_grad_;
+          lam_w_lanes_[i_] = w_grad_;
+          if constexpr (wanted >> 0 & 1) dt_sum_[i_] += dt_grad_;
+          if constexpr (wanted >> 1 & 1) g_L_sum_[i_] += g_L_grad_;
+          if constexpr (wanted >> 2 & 1) E_L_sum_[i_] += E_L_grad_;
+          if constexpr (wanted >> 3 & 1) g_L_times_delta_T_sum_[i_] += g_L_times_delta_T_grad_;
+          if constexpr (wanted >> 4 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
+          if constexpr (wanted >> 5 & 1) v_T_sum_[i_] += v_T_grad_;
+          if constexpr (wanted >> 6 & 1) delta_T_sum_[i_] += delta_T_grad_;
+          if constexpr (wanted >> 7 & 1) C_sum_[i_] += C_grad_;
+          if constexpr (wanted >> 8 & 1) a_sum_[i_] += a_grad_;
+          if constexpr (wanted >> 9 & 1) tau_w_sum_[i_] += tau_w_grad_;
+          if constexpr (wanted >> 10 & 1) v_reset_sum_[i_] += v_reset_grad_;
+          if constexpr (wanted >> 11 & 1) b_sum_[i_] += b_grad_;
+        }
+        x_grad_row_.write(part_, stop_);
       }
-      x_grad_row_.end(lanes_);
     }
   }
   neurogen::write_block(neurogen::offset(a_.v_grad_, first_), lam_v_lanes_, lanes_);
@@ -371,7 +384,7 @@ extern "C" void backward(const Backward* const a_) {
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;
-      const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
+      const int64_t lanes_ = neurogen::least(a_->neurons_ - first_, LANES);
       a_->uniform_ ? backward_block<true>(*a_, first_, lanes_, scratch_.data)
                    : backward_block<false>(*a_, first_, lanes_, scratch_.data);
     }

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
-abi = 3
+abi = 4
 
 
 class CLIFNode(Neuron):

@@ -12,6 +12,7 @@ using Io = IO;
 using real = neurogen::compute<Io>::type;
 using neurogen::LANES;
 using neurogen::Operand;
+using neurogen::PART;
 [[maybe_unused]] constexpr unsigned long long wanted = WANTED;
 [[maybe_unused]] constexpr bool detach_reset = DETACH_RESET;
 [[maybe_unused]] constexpr bool spiking = SPIKING;
@@ -228,20 +229,25 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 2 * a_.neurons_, v_lanes_, lanes_);
     }
     const Io* const x_e_row_ = a_.x_e + t_ * a_.x_e_stride_ + first_;
-    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_e_row_ + a_.x_e_stride_, lanes_);
+    const Io* const x_e_next_ = t_ + 1 < a_.steps_ ? x_e_row_ + a_.x_e_stride_ : a_.x_e + first_ + LANES;
     const Io* const x_i_row_ = a_.x_i + t_ * a_.x_i_stride_ + first_;
-    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_i_row_ + a_.x_i_stride_, lanes_);
+    const Io* const x_i_next_ = t_ + 1 < a_.steps_ ? x_i_row_ + a_.x_i_stride_ : a_.x_i + first_ + LANES;
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
+    for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+      stop_ = neurogen::least(part_ + PART, lanes_);
+      neurogen::prefetch(x_e_next_ + part_);
+      neurogen::prefetch(x_i_next_ + part_);
 #pragma omp simd
-    for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, quotient_keep_, shared_1_keep_, quotient_1_keep_, h_v_keep_, g_e_next_, g_i_next_, v_next_;
-      step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[i_], g_i_lanes_[i_], v_lanes_[i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, quotient_keep_, shared_1_keep_, quotient_1_keep_, h_v_keep_, g_e_next_, g_i_next_, v_next_);
-      neurogen::store(outputs_[i_], output_);
-      g_e_lanes_[i_] = g_e_next_;
-      g_i_lanes_[i_] = g_i_next_;
-      v_lanes_[i_] = v_next_;
+      for (int64_t i_ = part_; i_ < stop_; ++i_) {
+        real output_, quotient_keep_, shared_1_keep_, quotient_1_keep_, h_v_keep_, g_e_next_, g_i_next_, v_next_;
+        step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[i_], g_i_lanes_[i_], v_lanes_[i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, quotient_keep_, shared_1_keep_, quotient_1_keep_, h_v_keep_, g_e_next_, g_i_next_, v_next_);
+        neurogen::store(outputs_[i_], output_);
+        g_e_lanes_[i_] = g_e_next_;
+        g_i_lanes_[i_] = g_i_next_;
+        v_lanes_[i_] = v_next_;
+      }
+      output_row_.write(part_, stop_);
     }
-    output_row_.end(lanes_);
     neurogen::write_block(neurogen::offset(a_.g_e_sequence_, t_ * a_.neurons_ + first_),
                           g_e_lanes_, lanes_);
     neurogen::write_block(neurogen::offset(a_.g_i_sequence_, t_ * a_.neurons_ + first_),
@@ -260,7 +266,7 @@ extern "C" void forward(const Forward* const a_) {
 #pragma omp parallel for schedule(static) num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   for (int64_t block_ = 0; block_ < blocks_; ++block_) {
     const int64_t first_ = block_ * LANES;
-    const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
+    const int64_t lanes_ = neurogen::least(a_->neurons_ - first_, LANES);
     a_->uniform_ ? forward_block<true>(*a_, first_, lanes_) : forward_block<false>(*a_, first_, lanes_);
   }
 }
@@ -329,13 +335,18 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
     for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_e_row_ = a_.x_e + t_ * a_.x_e_stride_ + first_;
-      neurogen::prefetch(x_e_row_ + a_.x_e_stride_, lanes_);
+      const Io* const x_e_next_ = t_ + 1 < end_ ? x_e_row_ + a_.x_e_stride_ : a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
       const Io* const x_i_row_ = a_.x_i + t_ * a_.x_i_stride_ + first_;
-      neurogen::prefetch(x_i_row_ + a_.x_i_stride_, lanes_);
+      const Io* const x_i_next_ = x_i_row_ + a_.x_i_stride_;
+      for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+        stop_ = neurogen::least(part_ + PART, lanes_);
+        neurogen::prefetch(x_e_next_ + part_);
+        neurogen::prefetch(x_i_next_ + part_);
 #pragma omp simd
-      for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-        real output_;
-        step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, quotient_lanes_[quotient_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], g_e_lanes_[g_e_kept_ * (row_ + LANES) + i_], g_i_lanes_[g_i_kept_ * (row_ + LANES) + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_]);
+        for (int64_t i_ = part_; i_ < stop_; ++i_) {
+          real output_;
+          step(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, quotient_lanes_[quotient_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], g_e_lanes_[g_e_kept_ * (row_ + LANES) + i_], g_i_lanes_[g_i_kept_ * (row_ + LANES) + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_]);
+        }
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
@@ -344,36 +355,40 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
       const Io* const x_i_row_ = a_.x_i + t_ * a_.x_i_stride_ + first_;
       Io* const x_i_grads_ = x_i_grad_row_.begin(a_.x_i_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
-      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
+      const Io* const next_ = t_ ? grad_output_row_ - a_.grad_output_stride_ : a_.x_e + first_ + LANES;
       neurogen::add_block(lam_g_e_lanes_,
                           neurogen::offset(a_.g_e_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_g_i_lanes_,
                           neurogen::offset(a_.g_i_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
+      for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+        stop_ = neurogen::least(part_ + PART, lanes_);
+        neurogen::prefetch(next_ + part_);
 #pragma omp simd
-      for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-        real x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_;
-        adjoint(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_g_e_lanes_[i_], lam_g_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_);
-        neurogen::store(x_e_grads_[i_], x_e_grad_);
-        neurogen::store(x_i_grads_[i_], x_i_grad_);
-        lam_g_e_lanes_[i_] = g_e_grad_;
-        lam_g_i_lanes_[i_] = g_i_grad_;
-        lam_v_lanes_[i_] = v_grad_;
-        if constexpr (wanted >> 0 & 1) dt_sum_[i_] += dt_grad_;
-        if constexpr (wanted >> 1 & 1) tau_m_sum_[i_] += tau_m_grad_;
-        if constexpr (wanted >> 2 & 1) step_g_e_sum_[i_] += step_g_e_grad_;
-        if constexpr (wanted >> 3 & 1) tau_e_sum_[i_] += tau_e_grad_;
-        if constexpr (wanted >> 4 & 1) step_g_i_sum_[i_] += step_g_i_grad_;
-        if constexpr (wanted >> 5 & 1) tau_i_sum_[i_] += tau_i_grad_;
-        if constexpr (wanted >> 6 & 1) E_L_sum_[i_] += E_L_grad_;
-        if constexpr (wanted >> 7 & 1) E_e_sum_[i_] += E_e_grad_;
-        if constexpr (wanted >> 8 & 1) E_i_sum_[i_] += E_i_grad_;
-        if constexpr (wanted >> 9 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
-        if constexpr (wanted >> 10 & 1) v_reset_sum_[i_] += v_reset_grad_;
+        for (int64_t i_ = part_; i_ < stop_; ++i_) {
+          real x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_;
+          adjoint(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_g_e_lanes_[i_], lam_g_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_);
+          neurogen::store(x_e_grads_[i_], x_e_grad_);
+          neurogen::store(x_i_grads_[i_], x_i_grad_);
+          lam_g_e_lanes_[i_] = g_e_grad_;
+          lam_g_i_lanes_[i_] = g_i_grad_;
+          lam_v_lanes_[i_] = v_grad_;
+          if constexpr (wanted >> 0 & 1) dt_sum_[i_] += dt_grad_;
+          if constexpr (wanted >> 1 & 1) tau_m_sum_[i_] += tau_m_grad_;
+          if constexpr (wanted >> 2 & 1) step_g_e_sum_[i_] += step_g_e_grad_;
+          if constexpr (wanted >> 3 & 1) tau_e_sum_[i_] += tau_e_grad_;
+          if constexpr (wanted >> 4 & 1) step_g_i_sum_[i_] += step_g_i_grad_;
+          if constexpr (wanted >> 5 & 1) tau_i_sum_[i_] += tau_i_grad_;
+          if constexpr (wanted >> 6 & 1) E_L_sum_[i_] += E_L_grad_;
+          if constexpr (wanted >> 7 & 1) E_e_sum_[i_] += E_e_grad_;
+          if constexpr (wanted >> 8 & 1) E_i_sum_[i_] += E_i_grad_;
+          if constexpr (wanted >> 9 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
+          if constexpr (wanted >> 10 & 1) v_reset_sum_[i_] += v_reset_grad_;
+        }
+        x_e_grad_row_.write(part_, stop_);
+        x_i_grad_row_.write(part_, stop_);
       }
-      x_e_grad_row_.end(lanes_);
-      x_i_grad_row_.end(lanes_);
     }
   }
   neurogen::write_block(neurogen::offset(a_.g_e_grad_, first_), lam_g_e_lanes_, lanes_);
@@ -411,7 +426,7 @@ extern "C" void backward(const Backward* const a_) {
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;
-      const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
+      const int64_t lanes_ = neurogen::least(a_->neurons_ - first_, LANES);
       a_->uniform_ ? backward_block<true>(*a_, first_, lanes_, scratch_.data)
                    : backward_block<false>(*a_, first_, lanes_, scratch_.data);
     }

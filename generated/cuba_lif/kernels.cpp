@@ -12,6 +12,7 @@ using Io = IO;
 using real = neurogen::compute<Io>::type;
 using neurogen::LANES;
 using neurogen::Operand;
+using neurogen::PART;
 [[maybe_unused]] constexpr unsigned long long wanted = WANTED;
 [[maybe_unused]] constexpr bool detach_reset = DETACH_RESET;
 [[maybe_unused]] constexpr bool spiking = SPIKING;
@@ -188,17 +189,21 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 1 * a_.neurons_, v_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
+    const Io* const x_next_ = t_ + 1 < a_.steps_ ? x_row_ + a_.x_stride_ : a_.x + first_ + LANES;
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
+    for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+      stop_ = neurogen::least(part_ + PART, lanes_);
+      neurogen::prefetch(x_next_ + part_);
 #pragma omp simd
-    for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, drive_i_keep_, h_v_keep_, i_next_, v_next_;
-      step(neurogen::load(x_row_[i_]), i_lanes_[i_], v_lanes_[i_], tau_s[i_], v_rest_over_tau_m[i_], flow_i_i[i_], held_i_i[i_], flow_v_i[i_], flow_v_v[i_], held_v_i[i_], held_v_v[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, drive_i_keep_, h_v_keep_, i_next_, v_next_);
-      neurogen::store(outputs_[i_], output_);
-      i_lanes_[i_] = i_next_;
-      v_lanes_[i_] = v_next_;
+      for (int64_t i_ = part_; i_ < stop_; ++i_) {
+        real output_, drive_i_keep_, h_v_keep_, i_next_, v_next_;
+        step(neurogen::load(x_row_[i_]), i_lanes_[i_], v_lanes_[i_], tau_s[i_], v_rest_over_tau_m[i_], flow_i_i[i_], held_i_i[i_], flow_v_i[i_], flow_v_v[i_], held_v_i[i_], held_v_v[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, drive_i_keep_, h_v_keep_, i_next_, v_next_);
+        neurogen::store(outputs_[i_], output_);
+        i_lanes_[i_] = i_next_;
+        v_lanes_[i_] = v_next_;
+      }
+      output_row_.write(part_, stop_);
     }
-    output_row_.end(lanes_);
     neurogen::write_block(neurogen::offset(a_.i_sequence_, t_ * a_.neurons_ + first_),
                           i_lanes_, lanes_);
     neurogen::write_block(neurogen::offset(a_.v_sequence_, t_ * a_.neurons_ + first_),
@@ -214,7 +219,7 @@ extern "C" void forward(const Forward* const a_) {
 #pragma omp parallel for schedule(static) num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   for (int64_t block_ = 0; block_ < blocks_; ++block_) {
     const int64_t first_ = block_ * LANES;
-    const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
+    const int64_t lanes_ = neurogen::least(a_->neurons_ - first_, LANES);
     a_->uniform_ ? forward_block<true>(*a_, first_, lanes_) : forward_block<false>(*a_, first_, lanes_);
   }
 }
@@ -270,41 +275,49 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
     for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
+      const Io* const x_next_ = t_ + 1 < end_ ? x_row_ + a_.x_stride_ : a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+        stop_ = neurogen::least(part_ + PART, lanes_);
+        neurogen::prefetch(x_next_ + part_);
 #pragma omp simd
-      for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-        real output_;
-        step(neurogen::load(x_row_[i_]), i_lanes_[i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], tau_s[i_], v_rest_over_tau_m[i_], flow_i_i[i_], held_i_i[i_], flow_v_i[i_], flow_v_v[i_], held_v_i[i_], held_v_v[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, drive_i_lanes_[drive_i_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], i_lanes_[i_kept_ * (row_ + LANES) + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_]);
+        for (int64_t i_ = part_; i_ < stop_; ++i_) {
+          real output_;
+          step(neurogen::load(x_row_[i_]), i_lanes_[i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], tau_s[i_], v_rest_over_tau_m[i_], flow_i_i[i_], held_i_i[i_], flow_v_i[i_], flow_v_v[i_], held_v_i[i_], held_v_v[i_], v_threshold[i_], v_reset[i_], surrogate_, output_, drive_i_lanes_[drive_i_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], i_lanes_[i_kept_ * (row_ + LANES) + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_]);
+        }
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
-      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
+      const Io* const next_ = t_ ? grad_output_row_ - a_.grad_output_stride_ : a_.x + first_ + LANES;
       neurogen::add_block(lam_i_lanes_,
                           neurogen::offset(a_.i_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
+      for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+        stop_ = neurogen::least(part_ + PART, lanes_);
+        neurogen::prefetch(next_ + part_);
 #pragma omp simd
-      for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-        real x_grad_, i_grad_, v_grad_, tau_s_grad_, v_rest_over_tau_m_grad_, flow_i_i_grad_, held_i_i_grad_, flow_v_i_grad_, flow_v_v_grad_, held_v_i_grad_, held_v_v_grad_, v_threshold_grad_, v_reset_grad_;
-        adjoint(neurogen::load(x_row_[i_]), i_lanes_[i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], drive_i_lanes_[drive_i_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], tau_s[i_], v_rest_over_tau_m[i_], flow_i_i[i_], held_i_i[i_], flow_v_i[i_], flow_v_v[i_], held_v_i[i_], held_v_v[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_grad_, i_grad_, v_grad_, tau_s_grad_, v_rest_over_tau_m_grad_, flow_i_i_grad_, held_i_i_grad_, flow_v_i_grad_, flow_v_v_grad_, held_v_i_grad_, held_v_v_grad_, v_threshold_grad_, v_reset_grad_);
-        neurogen::store(x_grads_[i_], x_grad_);
-        lam_i_lanes_[i_] = i_grad_;
-        lam_v_lanes_[i_] = v_grad_;
-        if constexpr (wanted >> 0 & 1) tau_s_sum_[i_] += tau_s_grad_;
-        if constexpr (wanted >> 1 & 1) v_rest_over_tau_m_sum_[i_] += v_rest_over_tau_m_grad_;
-        if constexpr (wanted >> 2 & 1) flow_i_i_sum_[i_] += flow_i_i_grad_;
-        if constexpr (wanted >> 3 & 1) held_i_i_sum_[i_] += held_i_i_grad_;
-        if constexpr (wanted >> 4 & 1) flow_v_i_sum_[i_] += flow_v_i_grad_;
-        if constexpr (wanted >> 5 & 1) flow_v_v_sum_[i_] += flow_v_v_grad_;
-        if constexpr (wanted >> 6 & 1) held_v_i_sum_[i_] += held_v_i_grad_;
-        if constexpr (wanted >> 7 & 1) held_v_v_sum_[i_] += held_v_v_grad_;
-        if constexpr (wanted >> 8 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
-        if constexpr (wanted >> 9 & 1) v_reset_sum_[i_] += v_reset_grad_;
+        for (int64_t i_ = part_; i_ < stop_; ++i_) {
+          real x_grad_, i_grad_, v_grad_, tau_s_grad_, v_rest_over_tau_m_grad_, flow_i_i_grad_, held_i_i_grad_, flow_v_i_grad_, flow_v_v_grad_, held_v_i_grad_, held_v_v_grad_, v_threshold_grad_, v_reset_grad_;
+          adjoint(neurogen::load(x_row_[i_]), i_lanes_[i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], drive_i_lanes_[drive_i_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], tau_s[i_], v_rest_over_tau_m[i_], flow_i_i[i_], held_i_i[i_], flow_v_i[i_], flow_v_v[i_], held_v_i[i_], held_v_v[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_grad_, i_grad_, v_grad_, tau_s_grad_, v_rest_over_tau_m_grad_, flow_i_i_grad_, held_i_i_grad_, flow_v_i_grad_, flow_v_v_grad_, held_v_i_grad_, held_v_v_grad_, v_threshold_grad_, v_reset_grad_);
+          neurogen::store(x_grads_[i_], x_grad_);
+          lam_i_lanes_[i_] = i_grad_;
+          lam_v_lanes_[i_] = v_grad_;
+          if constexpr (wanted >> 0 & 1) tau_s_sum_[i_] += tau_s_grad_;
+          if constexpr (wanted >> 1 & 1) v_rest_over_tau_m_sum_[i_] += v_rest_over_tau_m_grad_;
+          if constexpr (wanted >> 2 & 1) flow_i_i_sum_[i_] += flow_i_i_grad_;
+          if constexpr (wanted >> 3 & 1) held_i_i_sum_[i_] += held_i_i_grad_;
+          if constexpr (wanted >> 4 & 1) flow_v_i_sum_[i_] += flow_v_i_grad_;
+          if constexpr (wanted >> 5 & 1) flow_v_v_sum_[i_] += flow_v_v_grad_;
+          if constexpr (wanted >> 6 & 1) held_v_i_sum_[i_] += held_v_i_grad_;
+          if constexpr (wanted >> 7 & 1) held_v_v_sum_[i_] += held_v_v_grad_;
+          if constexpr (wanted >> 8 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
+          if constexpr (wanted >> 9 & 1) v_reset_sum_[i_] += v_reset_grad_;
+        }
+        x_grad_row_.write(part_, stop_);
       }
-      x_grad_row_.end(lanes_);
     }
   }
   neurogen::write_block(neurogen::offset(a_.i_grad_, first_), lam_i_lanes_, lanes_);
@@ -339,7 +352,7 @@ extern "C" void backward(const Backward* const a_) {
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;
-      const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
+      const int64_t lanes_ = neurogen::least(a_->neurons_ - first_, LANES);
       a_->uniform_ ? backward_block<true>(*a_, first_, lanes_, scratch_.data)
                    : backward_block<false>(*a_, first_, lanes_, scratch_.data);
     }

@@ -14,7 +14,7 @@ from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.stochastic import StochasticNeuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 3
+abi = 4
 
 
 class NoisyLIFNode(StochasticNeuron):

@@ -12,6 +12,7 @@ using Io = IO;
 using real = neurogen::compute<Io>::type;
 using neurogen::LANES;
 using neurogen::Operand;
+using neurogen::PART;
 [[maybe_unused]] constexpr unsigned long long wanted = WANTED;
 [[maybe_unused]] constexpr bool detach_reset = DETACH_RESET;
 [[maybe_unused]] constexpr bool spiking = SPIKING;
@@ -234,20 +235,24 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
       neurogen::write_block(place_ + 4 * a_.neurons_, theta_0_1_lanes_, lanes_);
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-    if (t_ + 1 < a_.steps_) neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
+    const Io* const x_next_ = t_ + 1 < a_.steps_ ? x_row_ + a_.x_stride_ : a_.x + first_ + LANES;
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
+    for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+      stop_ = neurogen::least(part_ + PART, lanes_);
+      neurogen::prefetch(x_next_ + part_);
 #pragma omp simd
-    for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-      real output_, h_v_keep_, h_theta_0_1_keep_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_;
-      step(neurogen::load(x_row_[i_]), epsilon_0_lanes_[i_], epsilon_1_lanes_[i_], eta_0_1_lanes_[i_], theta_0_1_lanes_[i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], surrogate_, output_, h_v_keep_, h_theta_0_1_keep_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_);
-      neurogen::store(outputs_[i_], output_);
-      v_lanes_[i_] = v_next_;
-      epsilon_0_lanes_[i_] = epsilon_0_next_;
-      epsilon_1_lanes_[i_] = epsilon_1_next_;
-      eta_0_1_lanes_[i_] = eta_0_1_next_;
-      theta_0_1_lanes_[i_] = theta_0_1_next_;
+      for (int64_t i_ = part_; i_ < stop_; ++i_) {
+        real output_, h_v_keep_, h_theta_0_1_keep_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_;
+        step(neurogen::load(x_row_[i_]), epsilon_0_lanes_[i_], epsilon_1_lanes_[i_], eta_0_1_lanes_[i_], theta_0_1_lanes_[i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], surrogate_, output_, h_v_keep_, h_theta_0_1_keep_, v_next_, epsilon_0_next_, epsilon_1_next_, eta_0_1_next_, theta_0_1_next_);
+        neurogen::store(outputs_[i_], output_);
+        v_lanes_[i_] = v_next_;
+        epsilon_0_lanes_[i_] = epsilon_0_next_;
+        epsilon_1_lanes_[i_] = epsilon_1_next_;
+        eta_0_1_lanes_[i_] = eta_0_1_next_;
+        theta_0_1_lanes_[i_] = theta_0_1_next_;
+      }
+      output_row_.write(part_, stop_);
     }
-    output_row_.end(lanes_);
     neurogen::write_block(neurogen::offset(a_.v_sequence_, t_ * a_.neurons_ + first_),
                           v_lanes_, lanes_);
     neurogen::write_block(neurogen::offset(a_.epsilon_0_sequence_, t_ * a_.neurons_ + first_),
@@ -272,7 +277,7 @@ extern "C" void forward(const Forward* const a_) {
 #pragma omp parallel for schedule(static) num_threads(int(a_->threads_)) if (a_->threads_ > 1)
   for (int64_t block_ = 0; block_ < blocks_; ++block_) {
     const int64_t first_ = block_ * LANES;
-    const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
+    const int64_t lanes_ = neurogen::least(a_->neurons_ - first_, LANES);
     a_->uniform_ ? forward_block<true>(*a_, first_, lanes_) : forward_block<false>(*a_, first_, lanes_);
   }
 }
@@ -346,18 +351,22 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(theta_0_1_lanes_, a_.theta_0_1, first_, lanes_);
     for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-      neurogen::prefetch(x_row_ + a_.x_stride_, lanes_);
+      const Io* const x_next_ = t_ + 1 < end_ ? x_row_ + a_.x_stride_ : a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+        stop_ = neurogen::least(part_ + PART, lanes_);
+        neurogen::prefetch(x_next_ + part_);
 #pragma omp simd
-      for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-        real output_;
-        step(neurogen::load(x_row_[i_]), epsilon_0_lanes_[epsilon_0_kept_ * row_ + i_], epsilon_1_lanes_[epsilon_1_kept_ * row_ + i_], eta_0_1_lanes_[eta_0_1_kept_ * row_ + i_], theta_0_1_lanes_[theta_0_1_kept_ * row_ + i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], surrogate_, output_, h_v_lanes_[h_v_kept_ * row_ + i_], h_theta_0_1_lanes_[h_theta_0_1_kept_ * row_ + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_], epsilon_0_lanes_[epsilon_0_kept_ * (row_ + LANES) + i_], epsilon_1_lanes_[epsilon_1_kept_ * (row_ + LANES) + i_], eta_0_1_lanes_[eta_0_1_kept_ * (row_ + LANES) + i_], theta_0_1_lanes_[theta_0_1_kept_ * (row_ + LANES) + i_]);
+        for (int64_t i_ = part_; i_ < stop_; ++i_) {
+          real output_;
+          step(neurogen::load(x_row_[i_]), epsilon_0_lanes_[epsilon_0_kept_ * row_ + i_], epsilon_1_lanes_[epsilon_1_kept_ * row_ + i_], eta_0_1_lanes_[eta_0_1_kept_ * row_ + i_], theta_0_1_lanes_[theta_0_1_kept_ * row_ + i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], surrogate_, output_, h_v_lanes_[h_v_kept_ * row_ + i_], h_theta_0_1_lanes_[h_theta_0_1_kept_ * row_ + i_], v_lanes_[v_kept_ * (row_ + LANES) + i_], epsilon_0_lanes_[epsilon_0_kept_ * (row_ + LANES) + i_], epsilon_1_lanes_[epsilon_1_kept_ * (row_ + LANES) + i_], eta_0_1_lanes_[eta_0_1_kept_ * (row_ + LANES) + i_], theta_0_1_lanes_[theta_0_1_kept_ * (row_ + LANES) + i_]);
+        }
       }
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
       Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
-      if (t_) neurogen::prefetch(grad_output_row_ - a_.grad_output_stride_, lanes_);
+      const Io* const next_ = t_ ? grad_output_row_ - a_.grad_output_stride_ : a_.x + first_ + LANES;
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_epsilon_0_lanes_,
@@ -368,28 +377,32 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
                           neurogen::offset(a_.eta_0_1_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_theta_0_1_lanes_,
                           neurogen::offset(a_.theta_0_1_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
+      for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
+        stop_ = neurogen::least(part_ + PART, lanes_);
+        neurogen::prefetch(next_ + part_);
 #pragma omp simd
-      for (int64_t i_ = 0; i_ < lanes_; ++i_) {
-        real x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_;
-        adjoint(neurogen::load(x_row_[i_]), epsilon_0_lanes_[epsilon_0_kept_ * row_ + i_], epsilon_1_lanes_[epsilon_1_kept_ * row_ + i_], eta_0_1_lanes_[eta_0_1_kept_ * row_ + i_], theta_0_1_lanes_[theta_0_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], h_theta_0_1_lanes_[h_theta_0_1_kept_ * row_ + i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_epsilon_0_lanes_[i_], lam_epsilon_1_lanes_[i_], lam_eta_0_1_lanes_[i_], lam_theta_0_1_lanes_[i_], surrogate_, x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_);
-        neurogen::store(x_grads_[i_], x_grad_);
-        lam_v_lanes_[i_] = v_grad_;
-        lam_epsilon_0_lanes_[i_] = epsilon_0_grad_;
-        lam_epsilon_1_lanes_[i_] = epsilon_1_grad_;
-        lam_eta_0_1_lanes_[i_] = eta_0_1_grad_;
-        lam_theta_0_1_lanes_[i_] = theta_0_1_grad_;
-        if constexpr (wanted >> 0 & 1) epsilon_flow_0_0_sum_[i_] += epsilon_flow_0_0_grad_;
-        if constexpr (wanted >> 1 & 1) epsilon_flow_0_1_sum_[i_] += epsilon_flow_0_1_grad_;
-        if constexpr (wanted >> 2 & 1) epsilon_flow_1_0_sum_[i_] += epsilon_flow_1_0_grad_;
-        if constexpr (wanted >> 3 & 1) epsilon_flow_1_1_sum_[i_] += epsilon_flow_1_1_grad_;
-        if constexpr (wanted >> 4 & 1) one_over_tau_s_sum_[i_] += one_over_tau_s_grad_;
-        if constexpr (wanted >> 5 & 1) eta_flow_0_0_sum_[i_] += eta_flow_0_0_grad_;
-        if constexpr (wanted >> 6 & 1) theta_flow_0_0_sum_[i_] += theta_flow_0_0_grad_;
-        if constexpr (wanted >> 7 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
-        if constexpr (wanted >> 8 & 1) neg_eta_0_sum_[i_] += neg_eta_0_grad_;
-        if constexpr (wanted >> 9 & 1) theta_0_sum_[i_] += theta_0_grad_;
+        for (int64_t i_ = part_; i_ < stop_; ++i_) {
+          real x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_;
+          adjoint(neurogen::load(x_row_[i_]), epsilon_0_lanes_[epsilon_0_kept_ * row_ + i_], epsilon_1_lanes_[epsilon_1_kept_ * row_ + i_], eta_0_1_lanes_[eta_0_1_kept_ * row_ + i_], theta_0_1_lanes_[theta_0_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], h_theta_0_1_lanes_[h_theta_0_1_kept_ * row_ + i_], epsilon_flow_0_0[i_], epsilon_flow_0_1[i_], epsilon_flow_1_0[i_], epsilon_flow_1_1[i_], one_over_tau_s[i_], eta_flow_0_0[i_], theta_flow_0_0[i_], v_threshold[i_], neg_eta_0[i_], theta_0[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_epsilon_0_lanes_[i_], lam_epsilon_1_lanes_[i_], lam_eta_0_1_lanes_[i_], lam_theta_0_1_lanes_[i_], surrogate_, x_grad_, v_grad_, epsilon_0_grad_, epsilon_1_grad_, eta_0_1_grad_, theta_0_1_grad_, epsilon_flow_0_0_grad_, epsilon_flow_0_1_grad_, epsilon_flow_1_0_grad_, epsilon_flow_1_1_grad_, one_over_tau_s_grad_, eta_flow_0_0_grad_, theta_flow_0_0_grad_, v_threshold_grad_, neg_eta_0_grad_, theta_0_grad_);
+          neurogen::store(x_grads_[i_], x_grad_);
+          lam_v_lanes_[i_] = v_grad_;
+          lam_epsilon_0_lanes_[i_] = epsilon_0_grad_;
+          lam_epsilon_1_lanes_[i_] = epsilon_1_grad_;
+          lam_eta_0_1_lanes_[i_] = eta_0_1_grad_;
+          lam_theta_0_1_lanes_[i_] = theta_0_1_grad_;
+          if constexpr (wanted >> 0 & 1) epsilon_flow_0_0_sum_[i_] += epsilon_flow_0_0_grad_;
+          if constexpr (wanted >> 1 & 1) epsilon_flow_0_1_sum_[i_] += epsilon_flow_0_1_grad_;
+          if constexpr (wanted >> 2 & 1) epsilon_flow_1_0_sum_[i_] += epsilon_flow_1_0_grad_;
+          if constexpr (wanted >> 3 & 1) epsilon_flow_1_1_sum_[i_] += epsilon_flow_1_1_grad_;
+          if constexpr (wanted >> 4 & 1) one_over_tau_s_sum_[i_] += one_over_tau_s_grad_;
+          if constexpr (wanted >> 5 & 1) eta_flow_0_0_sum_[i_] += eta_flow_0_0_grad_;
+          if constexpr (wanted >> 6 & 1) theta_flow_0_0_sum_[i_] += theta_flow_0_0_grad_;
+          if constexpr (wanted >> 7 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
+          if constexpr (wanted >> 8 & 1) neg_eta_0_sum_[i_] += neg_eta_0_grad_;
+          if constexpr (wanted >> 9 & 1) theta_0_sum_[i_] += theta_0_grad_;
+        }
+        x_grad_row_.write(part_, stop_);
       }
-      x_grad_row_.end(lanes_);
     }
   }
   neurogen::write_block(neurogen::offset(a_.v_grad_, first_), lam_v_lanes_, lanes_);
@@ -427,7 +440,7 @@ extern "C" void backward(const Backward* const a_) {
 #pragma omp for schedule(static)
     for (int64_t block_ = 0; block_ < blocks_; ++block_) {
       const int64_t first_ = block_ * LANES;
-      const int64_t lanes_ = a_->neurons_ - first_ < LANES ? a_->neurons_ - first_ : LANES;
+      const int64_t lanes_ = neurogen::least(a_->neurons_ - first_, LANES);
       a_->uniform_ ? backward_block<true>(*a_, first_, lanes_, scratch_.data)
                    : backward_block<false>(*a_, first_, lanes_, scratch_.data);
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-ABI = 3
+ABI = 4
 SURROGATE_PARAMETERS = 4
 
 

@@ -18,7 +18,7 @@ from neurogen.backends import toolchain
 from neurogen.runtime.abi import Kernels, Variant
 from neurogen.runtime.backend import forked, warn_once
 
-LANES = 512  # neurons of a block; neurogen/cpu.h has the same
+LANES = 1024  # neurons of a block; neurogen/cpu.h has the same
 SCRATCH_BYTES = 128 * 1024  # recomputed states of a block, to stay in the second-level cache
 STREAM_BYTES = 12 * 1024 * 1024  # results from here on are written past the caches
 GRAIN = 32 * 1024  # neuron-steps below which a second thread costs more than it does

@@ -17,7 +17,7 @@ from neurogen.compiler.program import DETACH_RESET, Assign, Block, Kernel, Progr
 from neurogen.compiler.surrogates import TABLE
 from neurogen.compiler.transforms import raw
 
-ABI = 3  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
+ABI = 4  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
 
 
 def emit(model: Model, program: Program) -> Artefact:

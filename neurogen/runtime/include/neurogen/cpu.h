@@ -9,7 +9,8 @@
 
 namespace neurogen {
 
-constexpr int64_t LANES = 512;  // neurons of a block; fixed, so that no sum depends on the threads
+constexpr int64_t LANES = 1024;  // neurons of a block; fixed, so that no sum depends on the threads
+constexpr int64_t PART = 256;    // lanes computed at a time, while the next row's are on their way
 
 // One operand over the neurons of a block: one value for all, or a value for each lane.
 template <typename real, bool uniform>
@@ -57,10 +58,13 @@ inline T* offset(T* pointer, int64_t distance) {
   return pointer ? pointer + distance : nullptr;
 }
 
-// Ask for a row before it is needed: rows are far apart in memory, and no hardware follows that.
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Ask for a part of a row before it is needed: rows are far apart in memory, and no hardware follows
+// that. What lies beyond the end may be asked for, too; it is not read.
 template <typename Io>
-inline void prefetch(const Io* row, int64_t lanes) {
-  for (int64_t i = 0; i < lanes; i += 64 / int64_t(sizeof(Io))) __builtin_prefetch(row + i);
+inline void prefetch(const Io* part) {
+  for (int64_t i = 0; i < PART; i += 64 / int64_t(sizeof(Io))) __builtin_prefetch(part + i);
 }
 
 // 32 bytes, aligned, written past the caches. (By builtins: <immintrin.h> takes longer to parse than
@@ -78,8 +82,8 @@ inline void stream(char* to, const char* from) {
 #endif
 }
 
-// A row of results on its way to memory. Where the results exceed the cache (`streamed`) a row is
-// collected in the first-level cache and written past the caches, which saves reading what is
+// A row of results on its way to memory. Where the results exceed the cache (`streamed`) its parts
+// are collected in the first-level cache and written past the caches, which saves reading what is
 // overwritten; else lanes are written in place, for a consumer that follows.
 template <typename Io>
 struct Row {
@@ -92,13 +96,17 @@ struct Row {
     streamed = stream && reinterpret_cast<unsigned long long>(place) % 32 == 0;
     return streamed ? collected : place;
   }
-  void end(int64_t lanes) {
+  void write(int64_t begin, int64_t end) {
     if (!streamed) return;
-    const int64_t bytes = lanes * int64_t(sizeof(Io));
+    const int64_t bytes = end * int64_t(sizeof(Io));
     char* const out = reinterpret_cast<char*>(to);
     const char* const in = reinterpret_cast<const char*>(collected);
-    int64_t k = 0;
-    for (; k + 32 <= bytes; k += 32) stream(out + k, in + k);
+    int64_t k = begin * int64_t(sizeof(Io));
+    for (; k + 64 <= bytes; k += 64) {
+      stream(out + k, in + k);
+      stream(out + k + 32, in + k + 32);
+    }
+    if (k + 32 <= bytes) stream(out + k, in + k), k += 32;
     std::memcpy(out + k, in + k, std::size_t(bytes - k));
   }
 };
