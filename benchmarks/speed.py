@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import statistics
 import subprocess
 import sys
@@ -37,9 +38,10 @@ from neurogen.tools.bench.contenders import (
     loop,
     make,
 )
-from neurogen.tools.bench.measure import kernel_times, medians, training
+from neurogen.tools.bench.measure import empty_caches, kernel_times, medians, training
 
 SHAPES = ((4, 2**20), (16, 2**18), (64, 2**16), (256, 2**14))
+CACHED = 2**18  # elements of tensors that stay in the cache: what the arithmetic alone takes
 ROOT = Path(__file__).parents[1]
 
 
@@ -117,14 +119,18 @@ def zoo(rounds: int) -> Table:
 
 
 def _kernels(title: str, cases: list[tuple[str, tuple[int, int]]], rounds: int) -> Table:
-    result = table(title, "neuron", "T x N", "copy", "add", "forward", "backward",
-                   "forward / copy", "backward / add")  # fmt: skip
+    result = table(title, "neuron", "T x N", "copy", "add", "forward", "backward", "forward / copy",
+                   "backward / add", "in cache: forward", "backward")  # fmt: skip
     for stem, (steps, neurons) in cases:
         forward = forgetful(stem)
         count = len(neurogen.load(stem).inputs)
         inputs = [torch.randn(steps, neurons).abs_().requires_grad_() for _ in range(count)]
         x, g = inputs[0].detach(), torch.randn(steps, neurons)
         y = torch.empty_like(x)
+        small = CACHED // steps
+        cached = [part[:, :small].detach().clone().requires_grad_() for part in inputs]
+        with kernel_times() as hot:
+            medians({"ours": training(forward, g[:, :small].clone(), *cached)}, rounds * 4)
         with kernel_times() as times:
             traffic = medians(
                 {
@@ -136,9 +142,11 @@ def _kernels(title: str, cases: list[tuple[str, tuple[int, int]]], rounds: int) 
             )
         k = 1e9 / (steps * neurons)
         f, b = (statistics.median(times[name][2:]) * k for name in ("forward", "backward"))
+        least = (statistics.median(hot[n][8:]) * 1e9 / CACHED for n in ("forward", "backward"))
         copy, add = traffic["copy"] * k, traffic["add"] * k
-        result.add_row(stem, f"{steps}x{neurons}", *(f"{v:.3f}" for v in (copy, add, f, b)),
-                       f"{f / copy:.2f}", f"{b / add:.2f}")  # fmt: skip
+        ns = (f"{v:.3f}" for v in (copy, add, f, b))
+        result.add_row(stem, f"{steps}x{neurons}", *ns, f"{f / copy:.2f}", f"{b / add:.2f}",
+                       *(f"{v:.3f}" for v in least))  # fmt: skip
     return result
 
 
@@ -193,7 +201,8 @@ def chain(rounds: int) -> Table:
 
 def overhead(rounds: int) -> Table:
     """A tiny tensor: what a call costs, beside `x * 2.` with its backward."""
-    result = table("(4, 1024), microseconds a call", "x * 2", "LIF", "LIF / (x * 2)")
+    result = table("(4, 1024), microseconds a call", "x * 2", "empty Function", "LIF",
+                   "empty / (x * 2)", "LIF / (x * 2)")  # fmt: skip
     x = torch.randn(4, 1024).abs_().requires_grad_()
     g = torch.randn(4, 1024)
 
@@ -201,10 +210,96 @@ def overhead(rounds: int) -> Table:
         return x * 2.0
 
     times = medians(
-        {"mul": training(double, g, x), "lif": training(forgetful(), g, x)}, rounds * 40
+        {
+            "mul": training(double, g, x),
+            "empty": training(_Empty.apply, g, x),
+            "lif": training(forgetful(), g, x),
+        },
+        rounds * 40,
     )
-    result.add_row(*(f"{times[n] * 1e6:.0f}" for n in times), f"{times['lif'] / times['mul']:.1f}")
+    ratios = (times[name] / times["mul"] for name in ("empty", "lif"))
+    result.add_row(*(f"{t * 1e6:.0f}" for t in times.values()), *(f"{r:.1f}" for r in ratios))
     return result
+
+
+class _Empty(torch.autograd.Function):
+    """What no kernel of one's own can be called without."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.empty_like(x)
+
+
+def threads(rounds: int) -> Table:
+    """What all threads gain over one, beside what a copy gains."""
+    count = torch.get_num_threads()
+    result = table("LIF kernels, one thread's time by all threads'",
+                   "T x N", "copy", "add", "forward", "backward")  # fmt: skip
+    forward = forgetful()
+    for steps, neurons in SHAPES:
+        x, g = torch.randn(steps, neurons).abs_().requires_grad_(), torch.randn(steps, neurons)
+        y, z = torch.empty(steps, neurons), x.detach()
+        found: dict[int, list[float]] = {}
+        for number in (1, count):
+            torch.set_num_threads(number)
+            with kernel_times() as times:
+                contenders: dict[str, Callable[[], object]] = {
+                    "ours": training(forward, g, x),
+                    "copy": partial(y.copy_, z),
+                    "add": partial(torch.add, z, g, out=y),
+                }
+                traffic = medians(contenders, rounds)
+            ours = [statistics.median(times[name][2:]) for name in ("forward", "backward")]
+            found[number] = [traffic["copy"], traffic["add"], *ours]
+        gains = (one / many for one, many in zip(found[1], found[count], strict=True))
+        result.add_row(f"{steps}x{neurons}", *(f"{gain:.2f}" for gain in gains))
+    return result
+
+
+def first_use(rounds: int) -> Table:
+    """The first forward and backward in a process: kernels compiled, and found compiled."""
+    result = table("First forward + backward of a process, seconds beyond the second",
+                   "neuron", "empty cache", "filled cache")  # fmt: skip
+    for stem in ("lif", "adex"):
+        cold, warm = [], []
+        for _ in range(max(3, rounds // 4)):
+            with empty_caches():
+                cold.append(_first(stem))
+                warm.append(_first(stem))
+        result.add_row(stem, f"{statistics.median(cold):.3f}", f"{statistics.median(warm):.3f}")
+    return result
+
+
+def _first(stem: str) -> float:
+    """Seconds of the first call beyond those of the second, in a process of its own."""
+    program = f"""
+import importlib, time, torch
+module = importlib.import_module("generated.{stem}")
+node = getattr(module, {neurogen.load(stem).__name__!r})(step_mode="m")
+x = torch.rand(4, 64, requires_grad=True)
+def seconds():
+    start = time.perf_counter()
+    node.reset()
+    node(x).sum().backward()
+    return time.perf_counter() - start
+torch.ones(1, requires_grad=True).sum().backward()
+print(seconds() - seconds())
+"""
+    return float(_output([sys.executable, "-c", program]))
+
+
+def _output(command: str | list[str]) -> str:
+    """What a process prints, which may keep its bytecode as an installed package has it."""
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    run = subprocess.run(command, shell=isinstance(command, str), cwd=ROOT, check=True, text=True,
+                         capture_output=True, env=variables)  # fmt: skip
+    return run.stdout
 
 
 def network(rounds: int) -> Table:
@@ -267,7 +362,7 @@ def commands(rounds: int) -> Table:
         seconds = []
         for _ in range(max(3, rounds // 4)):
             start = time.perf_counter()
-            subprocess.run(command, shell=True, cwd=ROOT, check=True, capture_output=True)
+            _output(command)
             seconds.append(time.perf_counter() - start)
         result.add_row(command.replace(sys.executable, "python"), f"{min(seconds):.3f}")
     return result
@@ -275,7 +370,9 @@ def commands(rounds: int) -> Table:
 
 ROWS: dict[str, Callable[[int], Table]] = {
     f.__name__: f
-    for f in (end_to_end, network, kernels, zoo, inference, chain, overhead, commands)
+    for f in (
+        end_to_end, network, kernels, zoo, inference, chain, threads, overhead, first_use, commands
+    )
 }  # fmt: skip
 
 

@@ -48,6 +48,9 @@ class Engine(Protocol):
     def streams(self, size: int) -> bool:
         """Whether results of so many bytes are written past the caches."""
 
+    def prepare(self, kernels: Kernels, *variants: Variant) -> None:
+        """Compile what will be launched, if that takes long."""
+
     def forward(self, kernels: Kernels, variant: Variant, neurons: int, arguments: list[int],
                 device: torch.device) -> None:  # fmt: skip
         """Run the forward kernel."""

@@ -93,6 +93,8 @@ def forward(
     layout = plan.layout
     if not layout.neurons:
         return results
+    if any(wants):
+        call.engine.prepare(call.kernels, plan.forward, plan.backward)
     rows = [layout.rows(x) for x in tensors[: call.inputs]]
     operands = [layout.operand(t) for t in tensors[call.inputs :]]
     places = None if chance is None else layout.places(first.device)

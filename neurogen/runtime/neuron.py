@@ -202,7 +202,8 @@ class Neuron(Parameters):
             else self._initial(name, step, compute, device, chance)
             for name in self.states
         )  # fmt: skip
-        chosen = self._choose(device)
+        surrogate = self.surrogate_function
+        chosen = self._choose(device, surrogate)
         if chosen == "torch":
             drawn = self._draw(chance, first, compute)
             outputs, finals, kept = self._eager(inputs, states, constants, sequences, drawn)
@@ -211,7 +212,7 @@ class Neuron(Parameters):
                 inputs = tuple(x.to(compute) for x in inputs)
             asked = tuple([name in sequences for name in self.states])
             tensors = (*inputs, *states, *constants)
-            outputs, *rest = self._fused(chosen, tensors, chance, asked, remembers)
+            outputs, *rest = self._fused(chosen, tensors, surrogate, chance, asked, remembers)
             outputs = outputs.to(first.dtype)
             finals, kept = tuple(rest[: len(states)]), rest[len(states) :]
         result: State = dict(zip(self.states, finals, strict=True))
@@ -222,11 +223,10 @@ class Neuron(Parameters):
         return outputs, result
 
     def _fused(
-        self, backend: str, tensors: tuple[Tensor, ...], chance: Tensor | None,
-        asked: tuple[bool, ...], remembers: bool,
+        self, backend: str, tensors: tuple[Tensor, ...], surrogate: Surrogate,
+        chance: Tensor | None, asked: tuple[bool, ...], remembers: bool,
     ) -> Sequence[Tensor]:  # fmt: skip
         """Outputs, final states and the sequences asked for, from the kernels."""
-        surrogate = self.surrogate_function
         cls: Any = type(self)
         kind: Any = type(surrogate)
         flags = tuple([bool(getattr(self, flag)) for flag in cls.flags])
@@ -278,9 +278,9 @@ class Neuron(Parameters):
                 )
         return slice(t or 0, (t or 0) + steps)
 
-    def _choose(self, device: torch.device) -> str:
+    def _choose(self, device: torch.device, surrogate: Surrogate) -> str:
         """The backend of a call."""
-        chosen, surrogate = backends.choose(self.backend, device.type), self.surrogate_function
+        chosen = backends.choose(self.backend, device.type)
         if chosen == "torch" or type(surrogate).kernel:
             return chosen
         reason = f"{type(surrogate).__name__} is written in Python; a spec's surrogate is fused"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from functools import cache
+from array import array
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -52,18 +54,27 @@ def streams(size: int) -> bool:
     return size >= STREAM_BYTES
 
 
+@cache
+def prepare(kernels: Kernels, *variants: Variant) -> None:
+    """Compile both directions at the same time: the first training step waits for the slower."""
+    with ThreadPoolExecutor(len(variants)) as compilers:
+        list(compilers.map(partial(library, kernels), variants))
+
+
 def forward(
     kernels: Kernels, variant: Variant, neurons: int, arguments: list[int], device: torch.device
 ) -> None:
     """Run the forward kernel on packed arguments."""
-    library(kernels, variant).forward((ctypes.c_int64 * len(arguments))(*arguments))
+    packed = array("q", arguments)
+    library(kernels, variant).forward(packed.buffer_info()[0])
 
 
 def backward(
     kernels: Kernels, variant: Variant, neurons: int, arguments: list[int], device: torch.device
 ) -> None:
     """Run the backward kernel on packed arguments."""
-    library(kernels, variant).backward((ctypes.c_int64 * len(arguments))(*arguments))
+    packed = array("q", arguments)
+    library(kernels, variant).backward(packed.buffer_info()[0])
 
 
 def shares(neurons: int, count: int, like: Tensor) -> Tensor:
@@ -78,13 +89,13 @@ def sum(  # noqa: A001 - the engine's name for it
 ) -> None:
     """Sum shares in a fixed order, the same for any number of threads."""
     steps, members = total.numel() // count, shares.numel() // total.numel()
-    partial = torch.empty(total.numel(), dtype=torch.float64)
-    packed = (shares.data_ptr(), steps, members, inner, count, 1, partial.data_ptr(),
-              total.data_ptr())  # fmt: skip
+    chunks = torch.empty(total.numel(), dtype=torch.float64)
+    packed = array("q", (shares.data_ptr(), steps, members, inner, count, 1, chunks.data_ptr(),
+                         total.data_ptr()))  # fmt: skip
     built = library(kernels, variant)
     blocks = shares.dtype == torch.float64 and (variant.io != "double" or count == 1)
     run = built.sum_blocks if blocks else built.sum_neurons
-    run((ctypes.c_int64 * len(packed))(*packed), threads(shares.numel()))
+    run(packed.buffer_info()[0], threads(shares.numel()))
 
 
 # -- libraries ------------------------------------------------------------------------------------

@@ -84,6 +84,10 @@ def streams(size: int) -> bool:
     return False
 
 
+def prepare(kernels: Kernels, *variants: Variant) -> None:
+    """NVRTC is quick, and compiles a kernel when it is launched."""
+
+
 def forward(
     kernels: Kernels, variant: Variant, neurons: int, arguments: list[int], device: torch.device
 ) -> None:

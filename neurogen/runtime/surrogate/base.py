@@ -96,7 +96,7 @@ class Surrogate(nn.Module):
     @property
     def arguments(self) -> tuple[float, ...]:
         """The shape parameters' values, in the order of the kernels."""
-        return tuple(getattr(self, name) for name in type(self).shape)
+        return tuple([getattr(self, name) for name in type(self).shape])
 
     @staticmethod
     def primitive(u: Tensor, *shape: Any, **keywords: Any) -> Tensor:

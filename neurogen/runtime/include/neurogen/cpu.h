@@ -72,13 +72,14 @@ inline void prefetch(const Io* part) {
 inline void stream(char* to, const char* from) {
   using Bytes = long long __attribute__((vector_size(32), may_alias));
   auto* const place = reinterpret_cast<Bytes*>(to);
-  auto* const value = reinterpret_cast<const Bytes*>(from);
+  Bytes value;
+  std::memcpy(&value, from, sizeof value);
 #if __has_builtin(__builtin_nontemporal_store)  // clang
-  __builtin_nontemporal_store(*value, place);
+  __builtin_nontemporal_store(value, place);
 #elif defined(__AVX__)
-  __builtin_ia32_movntdq256(place, *value);
+  __builtin_ia32_movntdq256(place, value);
 #else
-  *place = *value;
+  *place = value;
 #endif
 }
 
