@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import os
 import statistics
 import subprocess
@@ -41,7 +42,8 @@ from neurogen.tools.bench.contenders import (
 from neurogen.tools.bench.measure import empty_caches, kernel_times, medians, training
 
 SHAPES = ((4, 2**20), (16, 2**18), (64, 2**16), (256, 2**14))
-CACHED = 2**18  # elements of tensors that stay in the cache: what the arithmetic alone takes
+#: As little arithmetic as a neuron can have that reads x in both directions.
+SUM = "name: Sum\nsummary: The sum of squares.\ncharge: v + x * x\nfire: none\noutput: v\n"
 ROOT = Path(__file__).parents[1]
 
 
@@ -120,33 +122,30 @@ def zoo(rounds: int) -> Table:
 
 def _kernels(title: str, cases: list[tuple[str, tuple[int, int]]], rounds: int) -> Table:
     result = table(title, "neuron", "T x N", "copy", "add", "forward", "backward", "forward / copy",
-                   "backward / add", "in cache: forward", "backward")  # fmt: skip
-    for stem, (steps, neurons) in cases:
-        forward = forgetful(stem)
+                   "backward / add", "least: forward", "backward")  # fmt: skip
+    plain = neurogen.load_text(SUM)
+    for stem, shape in cases:
         count = len(neurogen.load(stem).inputs)
-        inputs = [torch.randn(steps, neurons).abs_().requires_grad_() for _ in range(count)]
-        x, g = inputs[0].detach(), torch.randn(steps, neurons)
+        inputs = [torch.randn(shape).abs_().requires_grad_() for _ in range(count)]
+        x, g = inputs[0].detach(), torch.randn(shape)
         y = torch.empty_like(x)
-        small = CACHED // steps
-        cached = [part[:, :small].detach().clone().requires_grad_() for part in inputs]
-        with kernel_times() as hot:
-            medians({"ours": training(forward, g[:, :small].clone(), *cached)}, rounds * 4)
+        contenders: dict[str, Callable[[], object]] = {
+            "copy": partial(y.copy_, x),
+            "add": partial(torch.add, x, g, out=y),
+            "neuron": training(forgetful(stem), g, *inputs),
+            "sum": training(generated(plain, shape), g, inputs[0]),
+        }
         with kernel_times() as times:
-            traffic = medians(
-                {
-                    "ours": training(forward, g, *inputs),
-                    "copy": partial(y.copy_, x),
-                    "add": partial(torch.add, x, g, out=y),
-                },
-                rounds,
-            )
-        k = 1e9 / (steps * neurons)
-        f, b = (statistics.median(times[name][2:]) * k for name in ("forward", "backward"))
-        least = (statistics.median(hot[n][8:]) * 1e9 / CACHED for n in ("forward", "backward"))
-        copy, add = traffic["copy"] * k, traffic["add"] * k
-        ns = (f"{v:.3f}" for v in (copy, add, f, b))
-        result.add_row(stem, f"{steps}x{neurons}", *ns, f"{f / copy:.2f}", f"{b / add:.2f}",
-                       *(f"{v:.3f}" for v in least))  # fmt: skip
+            traffic = medians(contenders, rounds)
+        # Neuron and sum took turns.
+        ours, least = (
+            [statistics.median(times[way][k::2][2:]) for way in ("forward", "backward")]
+            for k in (0, 1)
+        )
+        beside = traffic["copy"], traffic["add"]
+        ns = (f"{t * 1e9 / x.numel():.3f}" for t in (*beside, *ours))
+        ratios = (f"{t / b:.2f}" for ts in (ours, least) for t, b in zip(ts, beside, strict=True))
+        result.add_row(stem, f"{shape[0]}x{shape[1]}", *ns, *ratios)
     return result
 
 
@@ -353,11 +352,9 @@ def _train(net: nn.Module, x: Tensor, labels: Tensor) -> None:
 def commands(rounds: int) -> Table:
     """Whole processes: the command line and imports."""
     result = table("Seconds, least of several", "command", "seconds")
-    import_torch = f"{sys.executable} -c 'import torch'"
     for command in (
         "neurogen --help", "neurogen build specs/lif.yaml", "neurogen build specs/*.yaml",
-        f"{sys.executable} -c 'import neurogen'", import_torch,
-        f"{sys.executable} -c 'import torch; from generated.lif import LIFNode'",
+        f"{sys.executable} -c 'import neurogen'",
     ):  # fmt: skip
         seconds = []
         for _ in range(max(3, rounds // 4)):
@@ -365,7 +362,28 @@ def commands(rounds: int) -> Table:
             _output(command)
             seconds.append(time.perf_counter() - start)
         result.add_row(command.replace(sys.executable, "python"), f"{min(seconds):.3f}")
+    program = """
+import time, torch
+start = time.perf_counter()
+from generated.lif import LIFNode
+print(time.perf_counter() - start)
+"""
+    beyond = [float(_output([sys.executable, "-c", program])) for _ in range(max(3, rounds // 4))]
+    result.add_row("from generated.lif import LIFNode, beyond import torch", f"{min(beyond):.3f}")
     return result
+
+
+def keep_memory() -> None:
+    """Let malloc keep what is freed.
+
+    Else glibc now and then gives memory back to the system, and whoever allocates next pays for
+    having it mapped and cleared again, which takes longer than any of these kernels.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_max = -1, -4
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_mmap_max, 0)
 
 
 ROWS: dict[str, Callable[[int], Table]] = {
@@ -382,6 +400,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help=f"of {', '.join(ROWS)}")
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
+    keep_memory()
     for name in options.rows or ROWS:
         Console(width=max(Console().width, 120)).print(ROWS[name](options.rounds))
 
