@@ -66,7 +66,7 @@ def library(kernels: Kernels, variant: Variant) -> ctypes.CDLL:
     renaming = "".join(f"#define {name} cpp_{name}\n" for name in RENAMED)
     back = "".join(f"#undef {name}\n" for name in RENAMED)
     text = (
-        '#include "neurogen/cpu.h"\n#include "neurogen/surrogate.h"\n'
+        '#include "neurogen/cpu.h"\n#include "neurogen/noise.h"\n#include "neurogen/surrogate.h"\n'
         + renaming + part("kernels.cpp", False) + part("kernels.cpp", True) + back
         + shim.replace("#pragma once", "")
         + part("kernels.cu", False, after=driver("forward"))

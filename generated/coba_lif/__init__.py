@@ -172,8 +172,8 @@ class CobaLIFNode(Neuron):
     @staticmethod
     def linearise_charge(x_e: Any, x_i: Any, dt: Any, tau_m: Any, step_g_e: Any, tau_e: Any, step_g_i: Any, tau_i: Any, E_L: Any, E_e: Any, E_i: Any, v_threshold: Any, v_reset: Any, like: Any) -> tuple[Any, ...]:
         """The blocks of the charge that no state enters: dH/dX and dH/dV."""
-        h_g_e_by_x_e = torch.where(x_e > 0, fn.number(1, like), fn.number(0, like))  # d h_g_e / d x_e
-        h_g_i_by_x_i = torch.where(x_i > 0, fn.number(1, like), fn.number(0, like))  # d h_g_i / d x_i
+        h_g_e_by_x_e = torch.where(x_e <= 0, fn.number(0, like), fn.number(1, like))  # d h_g_e / d x_e
+        h_g_i_by_x_i = torch.where(x_i <= 0, fn.number(0, like), fn.number(1, like))  # d h_g_i / d x_i
         flow_g_e_by_g_e = 1 - step_g_e / tau_e                        # d flow_g_e / d g_e
         flow_g_i_by_g_i = 1 - step_g_i / tau_i                        # d flow_g_i / d g_i
         return h_g_e_by_x_e, h_g_i_by_x_i, flow_g_e_by_g_e, flow_g_i_by_g_i,

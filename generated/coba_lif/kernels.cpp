@@ -85,8 +85,8 @@ NEUROGEN_FN void adjoint(
   const real d_h_v = lam_v * (1 - spike) + d_u;                     // dL/dH[t]
   const real d_step_v = d_h_v * quotient_1;                         // dL/dstep_v
   const real d_z_v = d_step_v * (dt * neurogen::phi_slope(z_v));    // dL/dz_v
-  const real d_x_e = x_e > 0 ? lam_g_e : real(0);                   // dL/dX_E[t]
-  const real d_x_i = x_i > 0 ? lam_g_i : real(0);                   // dL/dX_I[t]
+  const real d_x_e = x_e <= 0 ? real(0) : lam_g_e;                  // dL/dX_E[t]
+  const real d_x_i = x_i <= 0 ? real(0) : lam_g_i;                  // dL/dX_I[t]
   const real d_g_e = d_h_v * (step_v * (E_e - v) / tau_m) + lam_g_e * (1 - step_g_e / tau_e) - d_z_v * (dt / tau_m);  // dL/dg_e[t-1]
   const real d_g_i = d_h_v * (step_v * (E_i - v) / tau_m) + lam_g_i * (1 - step_g_i / tau_i) - d_z_v * (dt / tau_m);  // dL/dg_i[t-1]
   const real d_v = d_h_v * (1 + step_v * shared / tau_m);           // dL/dV[t-1]

@@ -124,7 +124,7 @@ class KLIFNode(Neuron):
         spike_by_h_v = surrogate.gradient(u_)                         # d spike / d h_v
         next_v_by_h_v = (1 - spike if hard_reset else 1) + (0 if detach_reset else (v_reset - h_v if hard_reset else -v_threshold) * spike_by_h_v)  # d next_v / d h_v
         h_by_x = 1 / tau if decay_input else 1                        # d h / d x
-        shared = k * torch.where(k * h > 0, fn.number(1, x), fn.number(0, x))  # used more than once
+        shared = k * torch.where(k * h <= 0, fn.number(0, x), fn.number(1, x))  # used more than once
         h_v_by_x = h_by_x * shared                                    # d h_v / d x
         h_by_v = 1 - 1 / tau                                          # d h / d v
         h_v_by_v = h_by_v * shared                                    # d h_v / d v

@@ -54,7 +54,7 @@ NEUROGEN_FN void adjoint(
   const real d_spike = grad_output + (detach_reset ? real(0) : d_reset_spike);  // dL/dS[t]
   const real d_u = d_spike * slope(u, surrogate_);                  // dL/du
   const real d_h_v = lam_v * (hard_reset ? 1 - spike : real(1)) + d_u;  // dL/dH[t]
-  const real shared = k * h > 0 ? real(1) : real(0);                // used more than once
+  const real shared = k * h <= 0 ? real(0) : real(1);               // used more than once
   const real d_h = d_h_v * (k * shared);                            // dL/dh
   const real d_x = d_h * (decay_input ? 1 / tau : real(1));         // dL/dX[t]
   const real d_v = d_h * (1 - 1 / tau);                             // dL/dV[t-1]

@@ -86,11 +86,13 @@ def unusable() -> str:
 
 
 def _compile(command: list[str], text: str, surrogate: str, target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as work:
-        source, built = Path(work, "kernels.cpp"), Path(work, "kernels.so")
-        Path(work, "neurogen").mkdir()
+    work = target.with_suffix(".work")  # its lock is held: what is there was left by a killed one
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        (work / "neurogen").mkdir(parents=True, mode=0o700)
+        source, built, checksum = (work / f"kernels.{end}" for end in ("cpp", "so", "sha256"))
         source.write_text(text, encoding="utf-8")
-        Path(work, "neurogen", "surrogate.h").write_text(
+        (work / "neurogen" / "surrogate.h").write_text(
             f'#pragma once\n#include "neurogen/kernel.h"\n{surrogate}', encoding="utf-8"
         )
         run = subprocess.run(
@@ -103,9 +105,11 @@ def _compile(command: list[str], text: str, surrogate: str, target: Path) -> Non
                 f"{run.stderr[-4000:]}"
             )
         built.chmod(0o700)
-        checksum = hashlib.sha256(built.read_bytes()).hexdigest()
-        replace(target.with_suffix(".sha256"), checksum.encode())
+        checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest(), encoding="ascii")
+        os.replace(checksum, target.with_suffix(".sha256"))
         os.replace(built, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def replace(target: Path, data: bytes) -> None:

@@ -48,7 +48,7 @@ DERIVATIVES: Mapping[str, tuple[str, ...]] = {
     "sign": ("0",),
     "floor": ("0",),
     "round": ("0",),
-    "relu": ("1 if a > 0 else 0",),
+    "relu": ("0 if a <= 0 else 1",),
     "min": ("1 if a < b else (0 if a > b else 0.5)", "1 if a > b else (0 if a < b else 0.5)"),
     "max": ("1 if a > b else (0 if a < b else 0.5)", "1 if a < b else (0 if a > b else 0.5)"),
     "clip": (

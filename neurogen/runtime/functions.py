@@ -120,9 +120,10 @@ def detach(a: Tensor) -> Tensor:
 def phi(a: Tensor) -> Tensor:
     """(exp(a) - 1) / a, 1 at 0, with an accurate derivative everywhere."""
     near = a.abs() < 0.5
+    small = torch.where(near, a, torch.zeros_like(a))  # what overflows has a slope of NaN
     series = torch.ones_like(a)
     for n in range(14, 0, -1):
-        series = 1 + a / (n + 1) * series
+        series = 1 + small / (n + 1) * series
     away = torch.where(near, torch.ones_like(a), a)
     return torch.where(near, series, torch.expm1(away) / away)
 
@@ -130,8 +131,9 @@ def phi(a: Tensor) -> Tensor:
 def phi_slope(a: Tensor) -> Tensor:
     """The derivative of phi, (exp(a) - phi(a)) / a; by its series where that cancels."""
     near = a.abs() < 1
+    small = torch.where(near, a, torch.zeros_like(a))
     series = torch.zeros_like(a)
     for n in range(18, -1, -1):
-        series = series * a + 1 / (math.factorial(n) * (n + 2))
+        series = series * small + 1 / (math.factorial(n) * (n + 2))
     away = torch.where(near, torch.ones_like(a), a)
     return torch.where(near, series, (torch.exp(away) - phi(away)) / away)
