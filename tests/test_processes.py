@@ -267,18 +267,18 @@ def cycles(count):
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize(), len(os.listdir("/proc/self/fd")), len(gc.get_objects())
 
-before = cycles(10_000)  # until the allocators have what they need
-after = cycles(10_000)
-print(*(b - a for a, b in zip(before, after)))
+# Allocators take more now and then; what is lost in every cycle is lost in every round.
+rounds = [cycles(2_000) for _ in range(6)]
+print(*(min(b - a for a, b in zip(found, found[1:])) for found in zip(*rounds)))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_ten_thousand_neurons_leave_nothing_behind(tmp_path: Path) -> None:
     grown, handles, objects = map(int, finish(start(CYCLES, tmp_path)).split())
-    assert grown < 2**20  # 100 bytes a cycle
+    assert grown < 2**16  # 32 bytes a cycle
     assert handles == 0
-    assert objects < 100
+    assert objects == 0
 
 
 def test_the_cache_is_private(tmp_path: Path, trained: str) -> None:
