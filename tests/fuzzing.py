@@ -3,9 +3,9 @@
     python tests/fuzzing.py --inputs 200000                    # Hypothesis: specs, equations, text
     python tests/fuzzing.py --inputs 200000 --engine atheris   # libFuzzer, guided by coverage
 
-Any other exception, more than 2 s of processor time or 500 MB for one input, a file touched, a
-process started or a connection opened ends the run with the input. `test_hostile.py` runs the
-Hypothesis part in short. Atheris is no dependency: `pip install atheris` where it is wanted.
+Any other exception, more than 2 s of processor time for one input, 500 MB more in all, a file
+touched, a process started or a connection opened ends the run with the input. `test_hostile.py` runs
+the Hypothesis part in short. Atheris is no dependency: `pip install atheris` where it is wanted.
 """
 
 from __future__ import annotations
@@ -209,6 +209,11 @@ def _bound_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
+def _peak() -> int:
+    """The most memory that this process held so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
 class _Run:
     """Counts outcomes; every tenth text that has a meaning is derived, too."""
 
@@ -227,7 +232,7 @@ class _Run:
                 self.derived += 1
                 result = self.timed(text, whole=True)
         except BaseException:
-            found = Path(tempfile.gettempdir()) / "neurogen-fuzz-found.yaml"
+            found = Path(tempfile.gettempdir()) / f"neurogen-fuzz-{os.getpid()}.yaml"
             found.write_bytes(text.encode(errors="surrogatepass"))
             print(f"after {self.tried} inputs, written to {found}:\n{text!r}", file=sys.stderr)
             raise
@@ -242,11 +247,10 @@ class _Run:
         return result
 
     def report(self) -> str:
-        megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         return (
             f"{self.tried} inputs in {time.monotonic() - self.start:.0f} s: "
             f"{self.outcomes['neuron']} neurons, {self.derived} of them derived, "
-            f"{len(self.outcomes) - 1} codes; slowest {self.slowest:.2f} s, peak {megabytes} MB\n"
+            f"{len(self.outcomes) - 1} codes; slowest {self.slowest:.2f} s, peak {_peak()} MB\n"
             + ", ".join(f"{code} {count}" for code, count in sorted(self.outcomes.items()))
         )
 
@@ -284,7 +288,7 @@ def _atheris(count: int) -> None:
             os._exit(0)  # libFuzzer knows no other end
 
     arguments = [sys.argv[0], str(folder / "corpus"), f"-dict={folder / 'words'}", "-max_len=2000",
-                 "-rss_limit_mb=4096", "-timeout=60"]  # fmt: skip
+                 f"-rss_limit_mb={_peak() + MEGABYTES}", "-timeout=60"]  # fmt: skip
     atheris.Setup(arguments, one)
     atheris.Fuzz()
 
