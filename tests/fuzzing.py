@@ -4,8 +4,8 @@
     python tests/fuzzing.py --inputs 200000 --engine atheris   # libFuzzer, guided by coverage
 
 Any other exception, more than 2 s of processor time for one input, 500 MB more in all, a file
-touched, a process started or a connection opened ends the run with the input. `test_hostile.py` runs
-the Hypothesis part in short. Atheris is no dependency: `pip install atheris` where it is wanted.
+touched, a process started or a connection opened ends the run with the input. `test_hostile.py`
+runs the Hypothesis part in short. Atheris is no dependency: `pip install atheris` for it.
 """
 
 from __future__ import annotations
