@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -39,7 +40,8 @@ from neurogen.tools.bench.contenders import (
     loop,
     make,
 )
-from neurogen.tools.bench.measure import empty_caches, kernel_times, medians, training
+from neurogen.tools.bench.measure import empty_caches, kernel_times, machine, medians, training
+from neurogen.tools.bench.report import machine_line
 
 SHAPES = ((4, 2**20), (16, 2**18), (64, 2**16), (256, 2**14))
 #: As little arithmetic as a neuron can have that reads x in both directions.
@@ -73,8 +75,8 @@ def check_equal(x: Tensor, *contenders: Callable[[Tensor], Tensor]) -> None:
 
 
 def table(title: str, *columns: str) -> Table:
-    """A table whose numbers stand to the right."""
-    result = Table(title=f"{title} ({torch.get_num_threads()} threads)")
+    """A table whose numbers stand to the right, as Markdown."""
+    result = Table(title=title, box=MARKDOWN)
     for column in columns:
         result.add_column(column, justify="right", no_wrap=True)
     return result
@@ -86,7 +88,7 @@ def table(title: str, *columns: str) -> Table:
 def end_to_end(rounds: int) -> Table:
     """LIF through the module beside SpikingJelly, the loop, and the loop compiled."""
     result = table("LIF forward + backward, ns an element",
-                   "T x N", "ours", "loop", "SpikingJelly", "torch.compile",
+                   "T x N", "ours", "our kernels", "loop", "SpikingJelly", "torch.compile",
                    "/ loop", "/ SpikingJelly", "/ compile")  # fmt: skip
     ours = forgetful()
     for steps, neurons in (*SHAPES, (4, 1024)):
@@ -96,14 +98,15 @@ def end_to_end(rounds: int) -> Table:
         forwards = {"ours": ours, "loop": loop, "compile": fast} | ({"peer": peer} if peer else {})
         check_equal(x, *forwards.values())
         small = steps * neurons < 2**16
-        times = medians(
-            {name: training(f, g, x) for name, f in forwards.items()}, rounds * (20 if small else 1)
-        )
+        contenders = {name: training(f, g, x) for name, f in forwards.items()}
+        with kernel_times() as alone:
+            times = medians(contenders, rounds * (20 if small else 1))
+        times["kernels"] = sum(statistics.median(seconds[2:]) for seconds in alone.values())
         ns = {name: t * 1e9 / (steps * neurons) for name, t in times.items()}
         peer_ns = ns.get("peer", float("nan"))
         result.add_row(
             f"{steps}x{neurons}",
-            *(f"{v:.2f}" for v in (ns["ours"], ns["loop"], peer_ns, ns["compile"])),
+            *(f"{v:.2f}" for v in (ns["ours"], ns["kernels"], ns["loop"], peer_ns, ns["compile"])),
             *(f"{v / ns['ours']:.1f}" for v in (ns["loop"], peer_ns, ns["compile"])),
         )
     return result
@@ -401,8 +404,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     keep_memory()
+    console = Console(width=160, highlight=False)
+    console.print(machine_line(machine()))
     for name in options.rows or ROWS:
-        Console(width=max(Console().width, 120)).print(ROWS[name](options.rounds))
+        result = ROWS[name](options.rounds)
+        console.print(f"\n**{result.title}**")
+        result.title = None
+        console.print(result)
 
 
 if __name__ == "__main__":
