@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import unprivileged
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -121,6 +122,31 @@ def test_a_disk_that_is_full_at_the_first_compile(tmp_path: Path, trained: str) 
     assert not list(tmp_path.glob("cpp/*.so"))
     assert finish(start(TRAIN, tmp_path)) == trained
     assert kinds(tmp_path) == {".so", ".sha256", ".lock"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root gives up its rights as Linux has them")
+@pytest.mark.parametrize("filled", [False, True], ids=["empty", "filled"])
+def test_a_cache_that_cannot_be_written(tmp_path: Path, trained: str, filled: bool) -> None:
+    cache = tmp_path / "cpp"
+    cache.mkdir(mode=0o700)
+    if filled:
+        assert finish(start(TRAIN, tmp_path)) == trained
+    before = sorted(cache.iterdir())
+    cache.chmod(0o500)
+    process = start(unprivileged.PROGRAM + TRAIN, tmp_path)
+    said, complaint = process.communicate(timeout=60)
+    if filled:  # what is there is used
+        assert (process.returncode, said) == (0, trained), complaint
+    else:
+        assert process.returncode == 1
+        assert "BackendError" in complaint and "set NEUROGEN_CACHE" in complaint
+        fallback = TRAIN.replace('backend="cpp"', 'backend="auto"')
+        on_torch = finish(start(unprivileged.PROGRAM + fallback, tmp_path))
+        spikes, _, _ = trained.partition(" ")
+        assert on_torch.startswith(spikes + " ")  # gradients round differently there
+    assert sorted(cache.iterdir()) == before
+    cache.chmod(0o700)
+    assert finish(start(TRAIN, tmp_path)) == trained
 
 
 def test_a_clock_that_was_set_back(tmp_path: Path, trained: str) -> None:
