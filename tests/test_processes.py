@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from neurogen import load
 from neurogen.backends import toolchain
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SPEC = ROOT / "specs" / "lif.yaml"
 TRAIN = """

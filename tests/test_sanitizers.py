@@ -29,10 +29,13 @@ def runtime(name: str) -> str:
 
 
 LIBRARIES = [runtime("libasan.so"), runtime("libubsan.so")]
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or not all(LIBRARIES),
-    reason="the compiler comes without the sanitizers' libraries",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux") or not all(LIBRARIES),
+        reason="the compiler comes without the sanitizers' libraries",
+    ),
+]
 
 
 def sanitized(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
