@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--budget",
         type=float,
         metavar="SECONDS",
-        help="each search with random specs lasts so long",
+        help="random specs for so long, in all (N workers are done in an Nth of it)",
     )
 
 
@@ -48,6 +48,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if budget := config.getoption("--budget"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(budget + float(config.getini("timeout"))))
     if config.getoption("--long"):
         return
     for item in items:
@@ -65,11 +68,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the searches tried, and which check caught which mutant."""
     reports = [r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, [])]
     found = [entry for r in reports if r.when == "call" for entry in r.user_properties]
-    specs = sum(value for name, value in found if name == "random specs")
+    specs = {text for name, texts in found if name == "random specs" for text in texts}
     mutants = [value for name, value in found if name == "mutant"]
     if specs:
         terminalreporter.section("random specs")
-        terminalreporter.line(f"{specs} specs built, and compared on every backend")
+        terminalreporter.line(f"{len(specs)} different specs built, compared on every backend")
     if mutants:
         caught = [mutant for mutant in mutants if mutant["caught by"]]
         terminalreporter.section(f"mutants: {len(caught)} of {len(mutants)} caught")

@@ -222,7 +222,7 @@ class _Run:
         for text in CORPUS[:: len(CORPUS) // 40]:  # loads what is loaded when first needed
             outcome(text)
         self.tried = self.derived = 0
-        self.slowest, self.start = 0.0, time.monotonic()
+        self.slowest, self.start = (0.0, ""), time.monotonic()
 
     def __call__(self, text: str) -> None:
         self.tried += 1
@@ -243,14 +243,15 @@ class _Run:
         begun = time.process_time()
         with sandbox():
             result = outcome(text, whole=whole)
-        self.slowest = max(self.slowest, time.process_time() - begun)
+        self.slowest = max(self.slowest, (time.process_time() - begun, text))
         return result
 
     def report(self) -> str:
         return (
             f"{self.tried} inputs in {time.monotonic() - self.start:.0f} s: "
             f"{self.outcomes['neuron']} neurons, {self.derived} of them derived, "
-            f"{len(self.outcomes) - 1} codes; slowest {self.slowest:.2f} s, peak {_peak()} MB\n"
+            f"{len(self.outcomes) - 1} codes; slowest {self.slowest[0]:.2f} s, peak {_peak()} MB\n"
+            f"slowest: {self.slowest[1]!r}\n"
             + ", ".join(f"{code} {count}" for code, count in sorted(self.outcomes.items()))
         )
 

@@ -1,6 +1,6 @@
 """What a neuron-step costs, counted instead of timed: instructions of the kernels' vector loops.
 
-    python -m neurogen.tools.cost lif alif …    (writes tests/data/kernel_cost.json with --write)
+    python -m neurogen.tools.cost lif alif …
 
 The kernels are compiled to assembly for one fixed instruction set (AVX2), so that a compiler of one
 major version gives the same numbers on every machine. A change that makes a kernel slower shows
@@ -12,17 +12,18 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+import click
+
 from neurogen.backends import toolchain
+from neurogen.errors import SpecError
 from neurogen.loading import load
 from neurogen.runtime.abi import Kernels, Variant
 from neurogen.runtime.surrogate import ATan
 
 MACHINE = "x86-64-v3"
-RECORD = Path(__file__).parents[2] / "tests" / "data" / "kernel_cost.json"
 
 
 def compiler() -> str:
@@ -94,21 +95,29 @@ def cost(stem: str) -> dict[str, int]:
     return result
 
 
-def main(arguments: list[str]) -> None:
-    """Print the costs of specs; with `--write` record them."""
-    stems = [a for a in arguments if not a.startswith("-")] or list(recorded()["neurons"])
-    costs = {stem: cost(stem) for stem in sorted(stems)}
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("specs", nargs=-1, metavar="[SPEC]...")
+@click.option(
+    "--record",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Figures of before: count its neurons again, too, and write it.",
+)
+def main(specs: tuple[str, ...], record: Path | None) -> None:
+    """Print the cost of each SPEC, a name of the zoo or a file."""
+    stems = {*specs, *(json.loads(record.read_text(encoding="utf-8"))["neurons"] if record else ())}
+    if not stems:
+        raise click.UsageError("name at least one SPEC, e.g. lif")
+    if not compiler():
+        raise click.ClickException("no gcc for x86-64 here; the figures are those of its assembly")
+    try:
+        costs = {stem: cost(stem) for stem in sorted(stems)}
+    except (SpecError, OSError) as error:
+        raise click.ClickException(str(error)) from None
     text = json.dumps({"compiler": compiler(), "neurons": costs}, indent=2) + "\n"
-    if "--write" in arguments:
-        RECORD.write_text(text, encoding="utf-8")
-    sys.stdout.write(text)
-
-
-def recorded() -> dict[str, dict[str, dict[str, int]]]:
-    """The costs that were agreed on."""
-    record: dict[str, dict[str, dict[str, int]]] = json.loads(RECORD.read_text(encoding="utf-8"))
-    return record
+    if record:
+        record.write_text(text, encoding="utf-8")
+    click.echo(text, nl=False)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
