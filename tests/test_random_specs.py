@@ -54,6 +54,10 @@ FOUND = {
         "fire: {when: v >= v_threshold, if: p < 0.8}\n"
         "surrogate: {primitive: 1 / (1 + exp(-k * u)), parameters: {k: 3.0}}\n"
     ),
+    "conditions that decide nothing": Drawn(
+        "name: A\ninputs: [x, y]\nnoise: {xi: normal}\n"
+        "charge: 0.5 * v + (v if y < 0.25 else v) + (x if xi > 0 else x)\n"
+    ),
     "gradients that cancel": Drawn(
         "name: A\ncharge: v + x\nfire: {when: v >= v_threshold, kind: multilevel, levels: 3}\n"
         "reset: soft\n"
