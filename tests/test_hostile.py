@@ -18,6 +18,7 @@ from hypothesis import given, settings
 
 from neurogen.compiler.pipeline import compile_text
 from neurogen.compiler.source import MAX_MISTAKES
+from neurogen.compiler.warnings import find_warnings
 from neurogen.errors import SpecError
 from neurogen.mistakes import CODES
 
@@ -107,6 +108,10 @@ HOSTILE = {
     "a kernel that is hard to expand": SMALL.replace("x", "k(x)") + "parameters: {a: 1, b: 2}\n"
     "kernels: {k: (a*exp(-s)+b*exp(-2*s)+exp(-3*s)+s)**32}\n",
     "a kernel that calls itself": SMALL.replace("x", "k(x)") + "kernels: {k: exp(-k(s))}\n",
+    "fractions in fractions": "name: A\nlet:\n  t0: x\n"
+    + chain(6, "(x + v) / (1 + " * 20 + "{0}" + ")" * 20) + "charge: v + t6\n",
+    "functions in functions": "name: A\nlet:\n  t0: x\n"
+    + chain(6, "exp(sin(" * 20 + "{0}" + "))" * 20) + "charge: v + t6\n",
     "division by what is always 0": "name: A\ncharge: v + x / (v - v)\n",
     "a number beyond float64": "name: A\ncharge: 1e300 * v * 1e300 + x\n",
 }  # fmt: skip
@@ -123,6 +128,27 @@ def test_hostile_text_is_refused_at_once(what: str) -> None:
         assert mistake.code in CODES
         assert str(mistake).replace("\n", "").isprintable()
         assert len(str(mistake)) < 1_000
+
+
+#: Large, and still neurons.
+LARGE = {
+    "40 linear states": "name: A\nstates:\n  v: 0\n" + "".join(f"  s{k}: 0\n" for k in range(40))
+    + "dynamics:\n  v: x - v\n" + "".join(f"  s{k}: v - s{k}\n" for k in range(40))
+    + "scheme: exact\n",
+    "40 coupled states": "name: A\nstates:\n  v: 0\n" + "".join(f"  s{k}: 0\n" for k in range(40))
+    + "charge:\n  v: v + x + s39 * s0\n" + "".join(
+        f"  s{k}: 0.5 * s{k} + tanh(s{k - 1 if k else 39} * v)\n" for k in range(40)),
+    "40 fractions": "name: A\nlet:\n  t0: x\n" + chain(40, "(x + v) / (1 + (x - v) / (2 + {0}))")
+    + "charge: v + t40\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_what_is_large_is_derived_at_once(what: str) -> None:
+    start = time.process_time()
+    compiled = compile_text(LARGE[what])
+    find_warnings(compiled.model, compiled.program)
+    assert time.process_time() - start < 2
 
 
 #: What ends a comment, a string, a docstring or a template in one of the languages, or begins one.

@@ -44,7 +44,8 @@ def build_program(model: Model) -> Program:
     ends = {s.name: follow(s.following, aliases) for s in model.states}
     results = (("output", follow(model.output, aliases)), *ends.items())
     fresh = Fresh(_names(model))
-    adjoint = _adjoint(model, fresh)
+    calculus = Calculus()
+    adjoint = _adjoint(model, fresh, calculus)
     backward = tuple(a for a in forward if not isinstance(a.expression, Name)) + tuple(
         Assign(a.name, substitute(value(a.expression), aliases), a.note) for a in adjoint.body
     )
@@ -65,7 +66,7 @@ def build_program(model: Model) -> Program:
         forward=step,
         backward=live(Kernel(rest, gradients)),
         kept=kept,
-        jacobian=build_jacobian(model),
+        jacobian=build_jacobian(model, calculus),
     )
 
 
@@ -102,7 +103,7 @@ def _names(model: Model) -> Iterator[str]:
     yield from (name for state in model.states for name in (state.name, state.adjoint))
 
 
-def _adjoint(model: Model, fresh: Fresh) -> Kernel:
+def _adjoint(model: Model, fresh: Fresh, calculus: Calculus) -> Kernel:
     """Statements d_name = dL/dname in reverse order, then dL/d(states, inputs, constants)."""
     arriving: dict[str, list[Expression]] = {model.output: [Name(model.grad_output)]}
     for state in model.states:
@@ -112,7 +113,6 @@ def _adjoint(model: Model, fresh: Fresh) -> Kernel:
                 s.following)}  # fmt: skip
     fixed = {*model.flags, *integers, *(noise.name for noise in model.noise)}
     body: list[Assign] = []
-    calculus = Calculus()
 
     def total(name: str, note: str) -> Expression | None:
         """dL/dname as a name of its own, unless it is one already; None if nothing arrives."""

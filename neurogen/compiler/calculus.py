@@ -104,8 +104,33 @@ class Where(sympy.Function):  # type: ignore[misc]
 
     def _eval_derivative(self, symbol: sympy.Symbol) -> sympy.Expr:
         condition, taken, untaken = self.args
-        first, second = taken.diff(symbol), untaken.diff(symbol)
+        first, second = _derivative(taken, symbol), _derivative(untaken, symbol)
         return first if first == second else Where(condition, first, second)
+
+
+def _derivative(node: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr:
+    """D node / d symbol.
+
+    As `node.diff(symbol)`, whose rule for powers asks whether a logarithm times 0 is finite; in
+    fractions that nest the answer can take SymPy half a minute.
+    """
+    if symbol not in node.free_symbols:
+        return sympy.Integer(0)
+    if isinstance(node, sympy.Add):
+        return sympy.Add(*(_derivative(term, symbol) for term in node.args))
+    if isinstance(node, sympy.Mul):
+        return sympy.Add(*(
+            sympy.Mul(*node.args[:k], _derivative(factor, symbol), *node.args[k + 1 :])
+            for k, factor in enumerate(node.args) if symbol in factor.free_symbols
+        ))  # fmt: skip
+    if isinstance(node, sympy.Pow) and isinstance(node.exp, sympy.Integer):
+        return sympy.Mul(node.exp, node.base ** (node.exp - 1), _derivative(node.base, symbol))
+    if isinstance(node, sympy.Function) and not isinstance(node, Where):
+        return sympy.Add(*(
+            sympy.Mul(_derivative(argument, symbol), node.fdiff(k))
+            for k, argument in enumerate(node.args, 1) if symbol in argument.free_symbols
+        ))  # fmt: skip
+    return node.diff(symbol)
 
 
 class Calculus:
@@ -119,10 +144,14 @@ class Calculus:
         self.original: dict[sympy.Basic, Expression] = {}
         self.conditions: dict[Expression, sympy.Symbol] = {}
         self.functions: dict[str, type[sympy.Function]] = {"where": Where}
+        self.partials: dict[tuple[Expression, str], Expression] = {}
 
     def partial(self, expression: Expression, name: str) -> Expression:
-        """D expression / d name."""
-        return self.back(self.there(expression).diff(sympy.Symbol(name)))
+        """D expression / d name; adjoint and Jacobian ask for the same ones."""
+        key = (expression, name)
+        if key not in self.partials:
+            self.partials[key] = self.back(_derivative(self.there(expression), sympy.Symbol(name)))
+        return self.partials[key]
 
     def there(self, node: Expression) -> sympy.Basic:
         """Our tree as a SymPy expression; where it came from is remembered."""

@@ -18,10 +18,13 @@ from neurogen.compiler.surrogates import TABLE, compiled
 from neurogen.compiler.tokens import did_you_mean
 from neurogen.compiler.transforms import TRANSFORMS
 
-#: Names times operations, summed over the statements; the largest neurons of `specs/` need 1000.
-MAX_EFFORT = 10_000
+#: What differentiating a step may cost, see `effort`: two seconds at most, mostly much less. AdEx
+#: comes to 2000, the equations of Hodgkin and Huxley under rk4 to 6400.
+MAX_EFFORT = 16_000
+MAX_DYNAMICS = 10_000  # states times operations of `dynamics`
+_LINEAR = frozenset(("+", "-", "neg"))
 _TOO_LARGE = "the equations are too large to differentiate"
-_SMALLER = "use fewer states, shorter equations, functions that nest less"
+_SMALLER = "name parts of equations in `let`, nest functions and divisions less, use fewer states"
 
 
 def check(scope: Scope) -> None:
@@ -31,13 +34,20 @@ def check(scope: Scope) -> None:
 
 
 def effort(scope: Scope, statements: Iterable[Assign]) -> None:
-    """The step is small enough to be differentiated in a second or two."""
+    """The step is small enough to be differentiated in a second or two.
+
+    A product, a quotient or a function stands in its derivative once more, whole, for each name;
+    where they nest SymPy's searches for cancelling terms grow with the square of the depth.
+    """
     work = 0
     for statement in statements:
         expression = statement.expression
-        if isinstance(expression, Apply):
-            nested = 1 + _nested(expression) ** 2 // 64
-            work += len(names(expression)) * expression.size * nested
+        copied = sum(
+            node.size
+            for node in walk(expression)
+            if isinstance(node, Apply) and node.operator not in _LINEAR
+        )
+        work += len(names(expression)) * copied * (1 + _nested(expression) ** 2 // 4)
     if work > MAX_EFFORT:
         path: Path = ("charge",) if scope.spec.charge else ("dynamics",)
         scope.add("NG008", path, _TOO_LARGE, _SMALLER, key=True, width=None)
@@ -46,15 +56,17 @@ def effort(scope: Scope, statements: Iterable[Assign]) -> None:
 def size_of_dynamics(scope: Scope) -> None:
     """A scheme differentiates every equation of `dynamics` by every state."""
     trees = [item.equation.expression for item in scope.spec.dynamics]
-    if len(trees) * sum(tree.size for tree in trees if isinstance(tree, Apply)) > MAX_EFFORT:
+    if len(trees) * sum(tree.size for tree in trees if isinstance(tree, Apply)) > MAX_DYNAMICS:
         scope.add("NG008", ("dynamics",), _TOO_LARGE, _SMALLER, key=True, width=None)
 
 
 def _nested(node: Expression) -> int:
-    """How deep functions stand in one another."""
+    """How deep functions and divisions (which count twice) stand in one another."""
     if not isinstance(node, Apply):
         return 0
-    return (node.operator in FUNCTIONS) + max(_nested(argument) for argument in node.arguments)
+    divides = node.operator == "/" and isinstance(node.arguments[1], Apply)
+    own = 2 if divides else int(node.operator in FUNCTIONS)
+    return own + max(map(_nested, node.arguments))
 
 
 def time_step(scope: Scope) -> None:

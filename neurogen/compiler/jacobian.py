@@ -23,11 +23,11 @@ from neurogen.compiler.program import Assign, Block, Constant, Jacobian, Kernel,
 _ZERO, _ONE = Number(0.0), Number(1.0)
 
 
-def build_jacobian(model: Model) -> Jacobian:
+def build_jacobian(model: Model, calculus: Calculus) -> Jacobian:
     """Derive the blocks of a step that are not 0 in every variant."""
     ends = (model.output, *(s.following for s in model.states), *(s.charged for s in model.states))
     step = live(Kernel(model.statements, tuple((name, Name(name)) for name in ends)))
-    sweep = _Sweep(model, step.body)
+    sweep = _Sweep(model, step.body, calculus)
     states = [s for s in model.states if s.differentiable]
     single = len(model.states) == 1
     found: list[tuple[str, str, str, Expression]] = []  # name, of, by, expression
@@ -64,11 +64,12 @@ def build_jacobian(model: Model) -> Jacobian:
 class _Sweep:
     """Tangents of every statement, by one name; statements are collected in `body`."""
 
-    def __init__(self, model: Model, statements: tuple[Assign, ...]) -> None:
+    def __init__(
+        self, model: Model, statements: tuple[Assign, ...], calculus: Calculus
+    ) -> None:  # fmt: skip
         self.statements = statements
-        self.calculus = Calculus()
+        self.calculus = calculus
         self.body: list[Assign] = []
-        self.partials: dict[tuple[str, str], Expression] = {}
         self.ignored = {*model.flags, *(noise.name for noise in model.noise)} | {
             name for s in model.states if not s.differentiable
             for name in (s.name, s.charged, s.following)
@@ -84,7 +85,7 @@ class _Sweep:
             if assign.name in cut or assign.name in self.ignored:
                 continue
             terms = [
-                product(tangents[name], self.partial(assign, name))
+                product(tangents[name], self.calculus.partial(assign.expression, name))
                 for name in sorted(names(assign.expression) - self.ignored)
                 if name in tangents
             ]
@@ -97,13 +98,6 @@ class _Sweep:
                 tangent = Name(name)
             tangents[assign.name] = tangent
         return tangents
-
-    def partial(self, assign: Assign, name: str) -> Expression:
-        """The derivative of one statement by one of its names."""
-        key = (assign.name, name)
-        if key not in self.partials:
-            self.partials[key] = self.calculus.partial(assign.expression, name)
-        return self.partials[key]
 
 
 def _arrange(

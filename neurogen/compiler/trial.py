@@ -36,6 +36,7 @@ _NOISE = (0.3, -1.1, 0.8, -0.2)
 _FACTORS = (0.01, 0.1, 0.5, 0.9, 1.1, 2.0, 10.0, 100.0)
 _OFFSETS = (-10.0, -1.0, -0.5, -1e-3, 0.0, 1e-3, 0.5, 1.0, 10.0)
 _HALVINGS = 60
+_SEARCHED = 2_000  # operations of a step times searches for a zero in it: half a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Witness:
 
 def trial(model: Model) -> Iterator[Witness]:
     """Every risk that comes true, once."""
+    if not model.risks:
+        return
     step = {*model.spec.inputs, *(state.name for state in model.states)}
     step |= {noise.name for noise in model.noise}
     step |= {statement.name for statement in model.statements}
@@ -64,7 +67,7 @@ def trial(model: Model) -> Iterator[Witness]:
         (moving if risk.names & step else fixed).append(risk)
     try:
         defaults = _defaults(model)
-    except ArithmeticError:  # an exponential of a matrix that is not finite
+    except (ArithmeticError, ValueError):  # an exponential of a matrix that is not finite
         return
     seen: set[tuple[object, ...]] = set()
     for witness in (*_within_bounds(model, fixed, defaults), *_in_runs(model, moving, defaults)):
@@ -245,12 +248,14 @@ def _in_runs(model: Model, risks: list[Risk], defaults: Values) -> Iterator[Witn
     """Risks over states and inputs, in runs from the initial state on scaled patterns of input."""
     if not risks:
         return
+    sizes = (s.expression.size for s in model.statements if isinstance(s.expression, Apply))
+    searches = iter(range(max(1, _SEARCHED // max(1, sum(sizes)))))
     runs: list[_Runs] = []
     flipped = [{flag: not defaults[flag]} for flag in model.flags]
     for flags in ({}, *flipped):
         start = _define(model, {**defaults, **flags})
         start |= {s.name: evaluate(s.initial, start) for s in model.states}
-        runs += [_Runs(model, start, pattern) for pattern in _PATTERNS]
+        runs += [_Runs(model, start, pattern, searches) for pattern in _PATTERNS]
     for risk in risks:
         witnesses = (witness for run in runs for witness in run.witnesses(risk))
         if (first := next(witnesses, None)) is not None:
@@ -258,10 +263,12 @@ def _in_runs(model: Model, risks: list[Risk], defaults: Values) -> Iterator[Witn
 
 
 class _Runs:
-    """Runs on one pattern of input, at every scale."""
+    """Runs on one pattern of input, at every scale; `searches` are the zeros it may look for."""
 
-    def __init__(self, model: Model, start: Values, pattern: tuple[float, ...]) -> None:
-        self.model, self.start, self.pattern = model, start, pattern
+    def __init__(
+        self, model: Model, start: Values, pattern: tuple[float, ...], searches: Iterator[int]
+    ) -> None:
+        self.model, self.start, self.pattern, self.searches = model, start, pattern, searches
         self.runs = {scale: self.run(scale) for scale in SCALES}
 
     def inputs(self, scale: float, t: int) -> Values:
@@ -295,6 +302,8 @@ class _Runs:
         for low, high in pairwise(SCALES):
             for t, (one, other) in enumerate(zip(self.runs[low], self.runs[high], strict=False)):
                 if _value(risk, one) * _value(risk, other) < 0:
+                    if next(self.searches, None) is None:
+                        return
                     root = _root(partial(self.operand, risk, t), low, high)
                     if root is not None:
                         yield Witness(risk, 0.0, self.told(root, t))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from neurogen.backends.render import render
@@ -13,7 +13,7 @@ from neurogen.compiler.artefact import Artefact
 from neurogen.compiler.expression import Expression, infix, names
 from neurogen.compiler.model import Model
 from neurogen.compiler.passes import kept_rows
-from neurogen.compiler.program import DETACH_RESET, Assign, Block, Kernel, Program
+from neurogen.compiler.program import DETACH_RESET, Assign, Block, Constant, Kernel, Program
 from neurogen.compiler.surrogates import TABLE
 from neurogen.compiler.transforms import raw
 
@@ -44,6 +44,7 @@ def emit(model: Model, program: Program) -> Artefact:
         {"name": p.name, "type": _type(model, p.name), "default": _default(p.default)}
         for p in model.parameters if p.name in ("v_threshold", "v_reset", "dt")
     ]  # fmt: skip
+    entries = _entries(program)
     step_names = [
         *program.inputs, *(s.name for s in program.states), *(n.name for n in program.noise),
         *(c.name for c in program.constants),
@@ -85,7 +86,7 @@ def emit(model: Model, program: Program) -> Artefact:
                 "constants": [
                     {
                         "name": c.name,
-                        "uses": _tuple(_uses(c.expression, program)),
+                        "uses": _tuple(_uses(c, program, entries)),
                         "value": prelude.show(c.expression),
                         "when": ("" if c.when is None else f", {when(c.when)}")
                         + ", stepped=True" * c.stepped,
@@ -148,14 +149,19 @@ def _sharing(model: Model) -> dict[str, str]:
     return {name: per for name, per in pairs if per != "layer"}
 
 
-def _uses(expression: Expression, program: Program) -> list[str]:
-    """The parameters in a constant, those of its matrix included."""
-    found = set(names(expression))
-    for matrix in program.matrices:
-        if matrix.name in found:
-            found.remove(matrix.name)
-            found |= {name for row in matrix.rows for entry in row for name in names(entry)}
-    return sorted(found - set(program.flags))
+def _uses(constant: Constant, program: Program, entries: Mapping[str, frozenset[str]]) -> list[str]:
+    """The parameters in a constant, those in the entries of its matrix included."""
+    found = names(constant.expression)
+    own = (entries.get(name, {name}) for name in found)
+    return sorted(set().union(*own) - {*program.flags})
+
+
+def _entries(program: Program) -> dict[str, frozenset[str]]:
+    """The names in each matrix."""
+    return {
+        matrix.name: frozenset().union(*(names(entry) for row in matrix.rows for entry in row))
+        for matrix in program.matrices
+    }
 
 
 def _statements(body: tuple[Assign, ...], printer: Printer) -> list[str]:
