@@ -18,9 +18,9 @@ from neurogen.compiler.surrogates import TABLE, compiled
 from neurogen.compiler.tokens import did_you_mean
 from neurogen.compiler.transforms import TRANSFORMS
 
-#: What differentiating a step may cost, see `effort`: two seconds at most, mostly much less. AdEx
-#: comes to 2000, the equations of Hodgkin and Huxley under rk4 to 6400.
-MAX_EFFORT = 16_000
+#: What differentiating a step may cost, see `effort`: about two seconds at most, mostly much less.
+#: AdEx comes to 2000, the equations of Hodgkin and Huxley under rk4 to 6400.
+MAX_EFFORT = 64_000
 MAX_DYNAMICS = 10_000  # states times operations of `dynamics`
 _LINEAR = frozenset(("+", "-", "neg"))
 _TOO_LARGE = "the equations are too large to differentiate"
