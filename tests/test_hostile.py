@@ -29,6 +29,12 @@ FOUND = sorted((Path(__file__).parent / "data" / "fuzzing").glob("*.yaml"))
 SMALL = "name: A\ncharge: v + x\n"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def loaded() -> None:
+    """What is loaded when first needed is there before a sandbox watches."""
+    compile_text(SMALL)
+
+
 def chain(count: int, step: str) -> str:
     return "".join(f"  t{k + 1}: {step.format(f't{k}')}\n" for k in range(count))
 

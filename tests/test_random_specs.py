@@ -58,6 +58,18 @@ FOUND = {
         "name: A\ninputs: [x, y]\nnoise: {xi: normal}\n"
         "charge: 0.5 * v + (v if y < 0.25 else v) + (x if xi > 0 else x)\n"
     ),
+    "a state is the detached spike": Drawn(
+        "name: A\nstates: {v: 0.0, q: 0.0}\ncharge: 0.5 * v + x\nreset: {q: spike}\noutput: q\n",
+        detach_reset=True,
+    ),
+    "a state is a detached input": Drawn(
+        "name: A\nstates: {v: 0.0, q: 0.0}\ncharge: {v: 0.5 * v + x + q, q: detach(x)}\n"
+    ),
+    "the output is a detached state": Drawn("name: A\ncharge: 0.5 * v + x\noutput: detach(v)\n"),
+    "a counter is the spike": Drawn(
+        "name: A\nstates: {v: 0.0, q: {init: 0, integer: true}}\ncharge: 0.5 * v + x\n"
+        "reset: {q: spike}\noutput: v + q\n"
+    ),
     "gradients that cancel": Drawn(
         "name: A\ncharge: v + x\nfire: {when: v >= v_threshold, kind: multilevel, levels: 3}\n"
         "reset: soft\n"

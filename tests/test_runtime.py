@@ -1148,3 +1148,43 @@ def test_a_fork_does_not_hang() -> None:
 
 def test_every_generated_class_is_a_neuron() -> None:
     assert issubclass(load("lif"), Neuron)
+
+
+@both
+@pytest.mark.parametrize(("stem", "seed"), [("lif", {}), ("noisy_lif", {"seed": 3})])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_node_that_ran_in_inference_mode_can_be_trained(
+    runs_on: str, stem: str, seed: dict[str, int], dtype: torch.dtype
+) -> None:
+    used, fresh = (load(stem)(step_mode="m", backend=runs_on, **seed) for _ in range(2))
+    x = inputs(4, 3, dtype=dtype)
+    with torch.inference_mode():
+        used(x)
+        used.reset()
+    x.requires_grad_()
+    (after,), (wanted,) = (torch.autograd.grad(node(x).sum(), x) for node in (used, fresh))
+    assert wanted.any() and torch.equal(after, wanted)
+
+
+@both
+def test_a_state_is_no_view_of_an_input(runs_on: str) -> None:
+    """A delay line fed from one buffer, step by step, is the neuron fed with the sequence."""
+    text = "name: Delay\nstates: {v: 0.0, q: 0.0}\ncharge: {v: 0.5 * v + x + q, q: x}\n"
+    x = inputs(6, 5)
+    whole = load_text(text)(step_mode="m", backend=runs_on)(x)
+    node, buffer, spikes = load_text(text)(backend=runs_on), torch.empty(5), []
+    with torch.no_grad():
+        for step in x:
+            spikes.append(node(buffer.copy_(step)).clone())
+    assert torch.equal(torch.stack(spikes), whole) and whole.any()
+
+
+@both
+def test_a_state_is_no_view_of_a_parameter(runs_on: str) -> None:
+    text = "name: A\nstates: {v: 0.0, q: 0.0}\nlearnable: {w: 1.5}\ncharge: {v: v + x + q, q: w}\n"
+    node = load_text(text)(step_mode="m", backend=runs_on)
+    node(inputs(3, 5))
+    node.detach()
+    with torch.no_grad():
+        node.w.fill_(9.0)
+    assert torch.equal(node.q, torch.full((5,), 1.5))

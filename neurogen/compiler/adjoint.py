@@ -43,6 +43,10 @@ def build_program(model: Model) -> Program:
     aliases = {a.name: a.expression for a in forward if isinstance(a.expression, Name)}
     ends = {s.name: follow(s.following, aliases) for s in model.states}
     results = (("output", follow(model.output, aliases)), *ends.items())
+    # The step as written keeps its `detach`: no alias that goes through one is followed.
+    plain = {a.name: a.expression for a in model.statements if isinstance(a.expression, Name)}
+    ends_as_written = {s.name: follow(s.following, plain) for s in model.states}
+    written = (("output", follow(model.output, plain)), *ends_as_written.items())
     fresh = Fresh(_names(model))
     calculus = Calculus()
     adjoint = _adjoint(model, fresh, calculus)
@@ -62,7 +66,7 @@ def build_program(model: Model) -> Program:
         matrices=model.matrices,
         flags=model.flags,
         grad_output=model.grad_output,
-        step=live(Kernel(model.statements, results)),
+        step=live(Kernel(model.statements, written)),
         forward=step,
         backward=live(Kernel(rest, gradients)),
         kept=kept,

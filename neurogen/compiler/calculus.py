@@ -102,11 +102,6 @@ class NotFiniteError(ArithmeticError):
 class Where(sympy.Function):  # type: ignore[misc]
     """c ? a : b with an opaque condition; the derivative chooses last."""
 
-    def _eval_derivative(self, symbol: sympy.Symbol) -> sympy.Expr:
-        condition, taken, untaken = self.args
-        first, second = _derivative(taken, symbol), _derivative(untaken, symbol)
-        return first if first == second else Where(condition, first, second)
-
 
 def _derivative(node: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr:
     """D node / d symbol.
@@ -116,6 +111,8 @@ def _derivative(node: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr:
     """
     if symbol not in node.free_symbols:
         return sympy.Integer(0)
+    if node == symbol:
+        return sympy.Integer(1)
     if isinstance(node, sympy.Add):
         return sympy.Add(*(_derivative(term, symbol) for term in node.args))
     if isinstance(node, sympy.Mul):
@@ -125,12 +122,16 @@ def _derivative(node: sympy.Expr, symbol: sympy.Symbol) -> sympy.Expr:
         ))  # fmt: skip
     if isinstance(node, sympy.Pow) and isinstance(node.exp, sympy.Integer):
         return sympy.Mul(node.exp, node.base ** (node.exp - 1), _derivative(node.base, symbol))
-    if isinstance(node, sympy.Function) and not isinstance(node, Where):
+    if isinstance(node, Where):
+        condition, *branches = node.args
+        first, second = (_derivative(branch, symbol) for branch in branches)
+        return first if first == second else Where(condition, first, second)
+    if isinstance(node, sympy.Function):
         return sympy.Add(*(
             sympy.Mul(_derivative(argument, symbol), node.fdiff(k))
             for k, argument in enumerate(node.args, 1) if symbol in argument.free_symbols
         ))  # fmt: skip
-    return node.diff(symbol)
+    raise InternalError("adjoint", f"no rule for the derivative of a {type(node).__name__}")
 
 
 class Calculus:

@@ -64,9 +64,7 @@ def build_jacobian(model: Model, calculus: Calculus) -> Jacobian:
 class _Sweep:
     """Tangents of every statement, by one name; statements are collected in `body`."""
 
-    def __init__(
-        self, model: Model, statements: tuple[Assign, ...], calculus: Calculus
-    ) -> None:  # fmt: skip
+    def __init__(self, model: Model, statements: tuple[Assign, ...], calculus: Calculus) -> None:
         self.statements = statements
         self.calculus = calculus
         self.body: list[Assign] = []

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import mpmath
 
@@ -67,7 +68,7 @@ def trial(model: Model) -> Iterator[Witness]:
         (moving if risk.names & step else fixed).append(risk)
     try:
         defaults = _defaults(model)
-    except (ArithmeticError, ValueError):  # an exponential of a matrix that is not finite
+    except ArithmeticError:  # an exponential of a matrix that is not finite
         return
     seen: set[tuple[object, ...]] = set()
     for witness in (*_within_bounds(model, fixed, defaults), *_in_runs(model, moving, defaults)):
@@ -98,7 +99,7 @@ def _define(model: Model, values: Values) -> Values:
     """The values, with those of definitions and constants added."""
     values = dict(values)
     exponentials = {
-        m.name: mpmath.expm(mpmath.matrix([[evaluate(e, values) for e in row] for row in m.rows]))
+        m.name: _exponential([[evaluate(e, values) for e in row] for row in m.rows])
         for m in model.matrices
     }
 
@@ -117,6 +118,13 @@ def _define(model: Model, values: Values) -> Values:
     for constant in model.constants:
         values[constant.name] = evaluate(plain(constant.expression), values)
     return values
+
+
+def _exponential(rows: list[list[float]]) -> Any:
+    """The exponential of a matrix; ArithmeticError for what is not finite: mpmath would not end."""
+    if not all(math.isfinite(entry) for row in rows for entry in row):
+        raise ArithmeticError("a matrix that is not finite")
+    return mpmath.expm(mpmath.matrix(rows))
 
 
 # -- parameters within their bounds ----------------------------------------------------------------
@@ -253,7 +261,10 @@ def _in_runs(model: Model, risks: list[Risk], defaults: Values) -> Iterator[Witn
     runs: list[_Runs] = []
     flipped = [{flag: not defaults[flag]} for flag in model.flags]
     for flags in ({}, *flipped):
-        start = _define(model, {**defaults, **flags})
+        try:
+            start = _define(model, {**defaults, **flags})
+        except ArithmeticError:  # with this flag the other way round, likewise
+            continue
         start |= {s.name: evaluate(s.initial, start) for s in model.states}
         runs += [_Runs(model, start, pattern, searches) for pattern in _PATTERNS]
     for risk in risks:

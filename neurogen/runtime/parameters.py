@@ -212,10 +212,11 @@ class Parameters(BaseNode):
 
     def _fill(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor | None, ...]:
         """The numbers as 0-dim tensors; filled in on the device, as copies would wait for it."""
-        return tuple([
-            None if number is None else torch.full((), number, dtype=dtype, device=device)
-            for number in self._numbers
-        ])  # fmt: skip
+        with torch.inference_mode(False):  # they outlive the call: training may save them
+            return tuple([
+                None if number is None else torch.full((), number, dtype=dtype, device=device)
+                for number in self._numbers
+            ])  # fmt: skip
 
     def _known(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor | None, ...]:
         """Those of constants and initial states that depend on numbers only.

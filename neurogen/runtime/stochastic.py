@@ -123,7 +123,8 @@ class StochasticNeuron(Neuron):
 
 
 def _state(seed: int) -> Tensor:
-    return torch.tensor([seed - (seed >> 63 << 64), 0], dtype=torch.int64, device="cpu")
+    with torch.inference_mode(False):  # it outlives the call, and is counted up in place
+        return torch.tensor([seed - (seed >> 63 << 64), 0], dtype=torch.int64, device="cpu")
 
 
 def _checked(seed: int) -> int:

@@ -10,7 +10,7 @@ from neurogen.backends.render import render
 from neurogen.backends.torch.printer import Printer, docstring, literal, safe
 from neurogen.backends.torch.surrogates import surrogate_class
 from neurogen.compiler.artefact import Artefact
-from neurogen.compiler.expression import Expression, infix, names
+from neurogen.compiler.expression import Expression, Name, infix, names
 from neurogen.compiler.model import Model
 from neurogen.compiler.passes import kept_rows
 from neurogen.compiler.program import DETACH_RESET, Assign, Block, Constant, Kernel, Program
@@ -45,6 +45,7 @@ def emit(model: Model, program: Program) -> Artefact:
         for p in model.parameters if p.name in ("v_threshold", "v_reset", "dt")
     ]  # fmt: skip
     entries = _entries(program)
+    results = [_owned(expression, step, program) for _, expression in program.step.results]
     step_names = [
         *program.inputs, *(s.name for s in program.states), *(n.name for n in program.noise),
         *(c.name for c in program.constants),
@@ -123,7 +124,7 @@ def emit(model: Model, program: Program) -> Artefact:
                 "takes_shape": any(w.per != "layer" for w in spec.learnable),
                 "step_arguments": ", ".join(f"{name}: Any" for name in signature),
                 "step_lines": _statements(program.step.body, step),
-                "step_results": ", ".join(step.tensor(e) for _, e in program.step.results),
+                "step_results": ", ".join(results),
                 "blocks": _blocks(program.jacobian.blocks),
                 "charge_blocks": _blocks(program.jacobian.charge_blocks),
                 "charge_uses": _tuple(program.jacobian.uses),
@@ -135,6 +136,13 @@ def emit(model: Model, program: Program) -> Artefact:
             },
         ),
     )  # fmt: skip
+
+
+def _owned(result: Expression, printer: Printer, program: Program) -> str:
+    """A result's text; never a view of an input or a parameter, which others change in place."""
+    given = {*program.inputs, *(constant.name for constant in program.constants)}
+    copied = isinstance(result, Name) and result.name in given
+    return printer.tensor(result) + ".clone()" * copied
 
 
 def _random_starts(model: Model) -> dict[str, tuple[float, float]]:

@@ -192,8 +192,8 @@ def _run(node: Neuron, wanted: Expectation, case: Case) -> _Tested:
         leaves |= {f"initial {name}": value for name, value in state.items() if value.requires_grad}
         leaves |= dict(node.named_parameters())
         grads: tuple[Tensor | None, ...] = tuple(None for _ in leaves)
-        if output.requires_grad:
-            loss = _loss(results, wanted.weights)
+        loss = _loss(results, wanted.weights)
+        if loss.requires_grad:  # a state may, where the output is detached
             grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     return _Tested(results, _or_zeros(leaves, grads))
 
