@@ -39,6 +39,19 @@ def chain(count: int, step: str) -> str:
     return "".join(f"  t{k + 1}: {step.format(f't{k}')}\n" for k in range(count))
 
 
+def balanced(operator: str, leaves: list[str]) -> str:
+    """A tree of little depth."""
+    while len(leaves) > 1:
+        pairs = zip(leaves[::2], [*leaves[1::2], ""], strict=False)
+        leaves = [f"({a}{operator}{b})" if b else a for a, b in pairs]
+    return leaves[0]
+
+
+def ones(count: int) -> str:
+    return "parameters: {" + ", ".join(f"p{k}: 1" for k in range(count)) + "}\n"
+
+
+SUM = "+".join(f"p{k}" for k in range(8))
 DENSE = "x + " + "*".join(f"s{k}" for k in range(55))
 HOSTILE = {
     "10 MB of text": "a" * 10_000_000,
@@ -118,6 +131,38 @@ HOSTILE = {
     + chain(6, "(x + v) / (1 + " * 20 + "{0}" + ")" * 20) + "charge: v + t6\n",
     "functions in functions": "name: A\nlet:\n  t0: x\n"
     + chain(6, "exp(sin(" * 20 + "{0}" + "))" * 20) + "charge: v + t6\n",
+    "products of many factors": "name: A\ncharge: v + " + balanced("*", [
+        f"sqrt(x+{k})" for k in range(118)]) + "\n",
+    "a threshold of many factors": SMALL + "fire: " + balanced("*", [
+        f"sqrt(v+{k})" for k in range(118)]) + " > 1\n",
+    "a primitive of many factors": SMALL + "surrogate: {primitive: " + balanced("*", [
+        f"sqrt(u*u+{k})" for k in range(100)]) + "}\n",
+    "a tiny coefficient of a large power": "name: A\n" + ones(8)
+    + f"dynamics: {{v: x + v*v*1e-60*({SUM})**32}}\nscheme: exponential_euler\n",
+    "a kernel of sums of rates": "name: A\n" + ones(25) + "kernels: {k: " + " + ".join(
+        "exp(-(" + "+".join(f"p{5 * i + j}" for j in range(5)) + ")*s)" for i in range(5))
+    + "}\ncharge: v + k(x)\n",
+    "a kernel of nested fractions": "name: A\n" + ones(12) + "kernels: {k: " + " + ".join(
+        f"exp(-s/(p{3 * i}+1/(p{3 * i + 1}+1/p{3 * i + 2})))" for i in range(4))
+    + "}\ncharge: v + k(x)\n",
+    "a kernel of fractions": "name: A\n" + ones(20) + "kernels: {k: " + " + ".join(
+        f"(p{4 * i}/(p{4 * i + 1}+p{4 * i + 2})+1/p{4 * i + 3})*exp(-s/p{4 * i})"
+        for i in range(5)) + "}\ncharge: v + k(x)\n",
+    "many kernels": "name: A\nkernels: {" + ", ".join(
+        f"k{k}: exp(-s / {k + 1}) * (s + 1)**4 - exp({k + 1} * s)" for k in range(60)) + "}\nlet:\n"
+    + "".join(f"  t{k}: k{k}(x)\n" for k in range(60)) + "charge: v + t0\n",
+    "constants that double in dynamics": "name: A\nparameters: {tau: 2}\nlet:\n  t0: tau + 1\n"
+    + chain(25, "{0} * {0} + tau") + "dynamics: {v: x - v * t25}\nscheme: exact\n",
+    "unknown names that resemble known ones": SMALL + "parameters: {" + ", ".join(
+        f"parameter_{k}: 1" for k in range(60)) + "}\nlet:\n" + "".join(
+        f"  t{k}: " + balanced("+", [f"paremeter_{k}_{j}" for j in range(64)]) + "\n"
+        for k in range(20)),
+    "a character beyond Unicode": 'name: A\ndoc: "\\U00110000"\n',
+    "a character beyond 32 bits": 'name: A\ndoc: "\\UFFFFFFFF"\n',
+    "a version of many digits": "%YAML 1." + "9" * 5_000 + "\n---\n" + SMALL,
+    "a power beyond float64": "name: A\ncharge: v + (1e300*x)**32\n",
+    "a kernel beyond float64": SMALL.replace("x", "k(x)") + "kernels: {k: (1e300*exp(-s))**32}\n",
+    "a rate beyond float64": SMALL.replace("x", "k(x)") + "kernels: {k: exp(-s*1e300)*s}\n",
     "division by what is always 0": "name: A\ncharge: v + x / (v - v)\n",
     "a number beyond float64": "name: A\ncharge: 1e300 * v * 1e300 + x\n",
 }  # fmt: skip
@@ -144,6 +189,26 @@ LARGE = {
     "40 coupled states": "name: A\nstates:\n  v: 0\n" + "".join(f"  s{k}: 0\n" for k in range(40))
     + "charge:\n  v: v + x + s39 * s0\n" + "".join(
         f"  s{k}: 0.5 * s{k} + tanh(s{k - 1 if k else 39} * v)\n" for k in range(40)),
+    "stiff and large": "name: A\nparameters: {tau: {default: 1, where: tau > -1}}\n"
+    "states:\n  v: 0\n" + "".join(f"  s{k}: 0\n" for k in range(12))
+    + "dynamics:\n  v: x - v * 1e300\n" + "".join(
+        f"  s{k}: v / (1 + tau) - s{k} * 1e300\n" for k in range(12))
+    + "scheme: exact\noutput: spike + 1 / (v - 0.5)\n",
+    "many bounds": "name: A\nparameters:\n" + "".join(
+        f"  p{k}: {{default: {k}.5, where: '" + " and ".join(
+            f"p{k} != {100 + k * 20 + j}.25" for j in range(20)) + "'}\n" for k in range(40))
+    + "charge: v + " + balanced("+", [f"x/(p{k}+1)" for k in range(40)]) + "\n",
+    "many learnables": "name: A\nlearnable:\n" + "".join(f"  w{k}: {k}.5\n" for k in range(30))
+    + "states:\n" + "".join(f"  s{k}: " + balanced("*", [
+        f"sqrt(floor(w{j})+{k})" for j in range(30)]) + "\n" for k in range(20))
+    + "charge:\n" + "".join(f"  s{k}: 0.5*s{k} + x\n" for k in range(20))
+    + "fire: s0 > 1\nreset: none\n",
+    "8 dense equations": "name: A\nstates: {" + ", ".join(f"s{k}: 0" for k in range(8)) + "}\n"
+    "dynamics:\n" + "".join(f"  s{k}: x - s{k} + tanh(" + "+".join(
+        f"s{j}" for j in range(8)) + ")\n" for k in range(8))
+    + "scheme: rk4\nfire: s0 > 1\nreset: none\n",
+    "five exponentials": "name: A\n" + ones(10) + "kernels: {k: " + " + ".join(
+        f"p{2 * i} * exp(-s / p{2 * i + 1})" for i in range(5)) + "}\ncharge: v + k(x)\n",
     "40 fractions": "name: A\nlet:\n  t0: x\n" + chain(40, "(x + v) / (1 + (x - v) / (2 + {0}))")
     + "charge: v + t40\n",
 }  # fmt: skip

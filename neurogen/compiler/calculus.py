@@ -19,14 +19,10 @@ from neurogen.compiler.expression import (
     Expression,
     Name,
     Number,
-    names,
     substitute,
 )
-from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.parsing import parse
 from neurogen.errors import InternalError
-
-MAX_EXPANDED = 200  # operations; what is larger is not expanded to see whether it is 0
 
 #: d f(a, b, …) / d each argument, as equation text. Ties: max/min ½ each, clip 1, relu 0, abs 0.
 DERIVATIVES: Mapping[str, tuple[str, ...]] = {
@@ -68,31 +64,12 @@ def differentiate(expression: Expression, name: str) -> Expression:
     return Calculus().partial(expression, name)
 
 
-def is_zero(expression: Expression) -> bool:
-    """Whether an expression is 0 whatever its names are; False where that is not seen."""
-    copy = Calculus().there(expression)
-    if copy == 0:
-        return True
-    for probe in range(3):  # not 0 somewhere is a proof of the contrary, and costs nothing
-        point = {name: _probe(probe, k) for k, name in enumerate(sorted(names(expression)))}
-        try:
-            if not abs(evaluate(expression, point)) < 1e-6:
-                return False
-        except KeyError:  # an internal function
-            break
-    small = not isinstance(expression, Apply) or expression.size <= MAX_EXPANDED
-    return small and bool(sympy.expand(copy) == 0)
-
-
-def _probe(point: int, coordinate: int) -> float:
-    return 0.4 + (0.7548776662466927 * (coordinate + 1) + 0.3 * point) % 1
-
-
 def at_zero(expression: Expression, zeros: tuple[str, ...]) -> Expression:
     """The expression with some names set to 0."""
     calculus = Calculus()
     copy = calculus.there(expression)
-    return calculus.back(copy.subs({sympy.Symbol(name): 0 for name in zeros}))
+    zero = sympy.Integer(0)
+    return calculus.back(copy.xreplace({sympy.Symbol(name): zero for name in zeros}))
 
 
 class NotFiniteError(ArithmeticError):
@@ -145,6 +122,7 @@ class Calculus:
         self.original: dict[sympy.Basic, Expression] = {}
         self.conditions: dict[Expression, sympy.Symbol] = {}
         self.functions: dict[str, type[sympy.Function]] = {"where": Where}
+        self.copies: dict[Expression, sympy.Basic] = {}
         self.partials: dict[tuple[Expression, str], Expression] = {}
 
     def partial(self, expression: Expression, name: str) -> Expression:
@@ -162,6 +140,12 @@ class Calculus:
             case Name(name=name):
                 return sympy.Symbol(name)
         assert isinstance(node, Apply)
+        if node not in self.copies:
+            self.copies[node] = self.copy(node)
+        return self.copies[node]
+
+    def copy(self, node: Apply) -> sympy.Basic:
+        """The same operator in SymPy, on copies of the arguments."""
         entry = OPERATORS.get(node.operator) or INTERNAL[node.operator]
         arguments = [
             self.condition(a) if takes == "condition" else self.there(a)
@@ -221,9 +205,9 @@ class Calculus:
             try:
                 return Number(node.p / node.q)
             except OverflowError:
-                raise NotFiniteError(str(node)) from None
+                raise NotFiniteError("a number beyond float64") from None
         if node in (sympy.zoo, sympy.oo, -sympy.oo, sympy.nan):
-            raise NotFiniteError(str(node))
+            raise NotFiniteError("a division by 0")
         if isinstance(node, sympy.Symbol):
             return Name(node.name)
         if isinstance(node, sympy.Add):

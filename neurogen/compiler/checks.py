@@ -7,7 +7,8 @@ In: the `Scope` of a spec. Out: mistakes in it. A new check is one function and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeGuard
 
 from neurogen.compiler.calculus import NotFiniteError
 from neurogen.compiler.expression import FUNCTIONS, Apply, Expression, Name, Number, names, walk
@@ -22,7 +23,7 @@ from neurogen.compiler.transforms import TRANSFORMS
 #: AdEx comes to 2000, the equations of Hodgkin and Huxley under rk4 to 6400.
 MAX_EFFORT = 64_000
 MAX_DYNAMICS = 10_000  # states times operations of `dynamics`
-_LINEAR = frozenset(("+", "-", "neg"))
+_LINEAR, _PRODUCT = frozenset(("+", "-", "neg")), frozenset(("*", "/"))
 _TOO_LARGE = "the equations are too large to differentiate"
 _SMALLER = "name parts of equations in `let`, nest functions and divisions less, use fewer states"
 
@@ -34,23 +35,47 @@ def check(scope: Scope) -> None:
 
 
 def effort(scope: Scope, statements: Iterable[Assign]) -> None:
-    """The step is small enough to be differentiated in a second or two.
-
-    A product, a quotient or a function stands in its derivative once more, whole, for each name;
-    where they nest SymPy's searches for cancelling terms grow with the square of the depth.
-    """
-    work = 0
-    for statement in statements:
-        expression = statement.expression
-        copied = sum(
-            node.size
-            for node in walk(expression)
-            if isinstance(node, Apply) and node.operator not in _LINEAR
-        )
-        work += len(names(expression)) * copied * (1 + _nested(expression) ** 2 // 4)
-    if work > MAX_EFFORT:
+    """The step is small enough to be differentiated in a second or two, by each of its names."""
+    trees = [statement.expression for statement in statements]
+    sizes = sum(len(names(tree)) * tree.size for tree in trees if isinstance(tree, Apply))
+    if sizes + sum(_effort(tree)[0] for tree in trees) > MAX_EFFORT:
         path: Path = ("charge",) if scope.spec.charge else ("dynamics",)
         scope.add("NG008", path, _TOO_LARGE, _SMALLER, key=True, width=None)
+
+
+def _effort(node: Expression) -> tuple[int, int, frozenset[str]]:
+    """What the derivatives of an expression by each of its names cost, about.
+
+    A product stands in its derivative once for each factor, a function once for each argument;
+    where they nest SymPy's searches for cancelling terms grow with the square of the depth.
+
+    Returns:
+        The operations that are written again; how deep functions, and divisions, which count twice,
+        stand in one another; the names.
+    """
+    if not isinstance(node, Apply):
+        return 0, 0, names(node)
+    product = tuple(_product(node))
+    parts = [a for n in product for a in n.arguments if not _is_product(a)] or node.arguments
+    work, depths, found = zip(*map(_effort, parts), strict=True)
+    divides = any(n.operator == "/" and isinstance(n.arguments[1], Apply) for n in product)
+    depth = max(depths) + (2 if divides else node.operator in FUNCTIONS)
+    mentioned = frozenset().union(*found)
+    copies = 0 if node.operator in _LINEAR else len(parts)
+    own = copies * node.size * len(mentioned) * (1 + depth**2 // 4)
+    return own + sum(work), depth, mentioned
+
+
+def _product(node: Expression) -> Iterator[Apply]:
+    """The products and quotients that make one product, however bracketed."""
+    if _is_product(node):
+        yield node
+        for argument in node.arguments:
+            yield from _product(argument)
+
+
+def _is_product(node: Expression) -> TypeGuard[Apply]:
+    return isinstance(node, Apply) and node.operator in _PRODUCT
 
 
 def size_of_dynamics(scope: Scope) -> None:
@@ -58,15 +83,6 @@ def size_of_dynamics(scope: Scope) -> None:
     trees = [item.equation.expression for item in scope.spec.dynamics]
     if len(trees) * sum(tree.size for tree in trees if isinstance(tree, Apply)) > MAX_DYNAMICS:
         scope.add("NG008", ("dynamics",), _TOO_LARGE, _SMALLER, key=True, width=None)
-
-
-def _nested(node: Expression) -> int:
-    """How deep functions and divisions (which count twice) stand in one another."""
-    if not isinstance(node, Apply):
-        return 0
-    divides = node.operator == "/" and isinstance(node.arguments[1], Apply)
-    own = 2 if divides else int(node.operator in FUNCTIONS)
-    return own + max(map(_nested, node.arguments))
 
 
 def time_step(scope: Scope) -> None:
@@ -198,6 +214,9 @@ def _primitive(scope: Scope, given: list[str]) -> None:
     if "u" not in mentioned:
         hint = "a primitive is a smooth step of u"
         scope.add("NG013", path, "'u' is never used", hint, width=None)
+        return
+    if _effort(equation.expression)[0] > MAX_EFFORT // 4:  # beside the step's own
+        scope.add("NG008", path, "the equation is too large to differentiate", width=None)
         return
     try:
         _, slope = compiled(equation.expression)

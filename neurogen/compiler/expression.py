@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 
@@ -28,13 +29,16 @@ class Name:
     at: int = field(default=0, compare=False, repr=False)
 
 
+_NONE: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Apply:
     """An operator or function of `OPERATORS` applied to its arguments.
 
     `at` is the offset of the first character in the equation's text, for messages.
     `depth` counts its operators from here to the furthest leaf, `size` all of them and all leaves.
-    They and the hash are computed once: later stages look trees up by the thousand.
+    They, the names, the operators and the hash are computed once: later stages ask by the thousand.
     """
 
     operator: str
@@ -42,17 +46,28 @@ class Apply:
     at: int = field(default=0, compare=False, repr=False)
     depth: int = field(default=0, init=False, compare=False, repr=False)
     size: int = field(default=0, init=False, compare=False, repr=False)
+    names: frozenset[str] = field(default=_NONE, init=False, compare=False, repr=False)
+    operators: frozenset[str] = field(default=_NONE, init=False, compare=False, repr=False)
     _hash: int = field(default=0, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         inner = [a for a in self.arguments if isinstance(a, Apply)]
         leaves = len(self.arguments) - len(inner)
+        own = (self.operator,)
+        object.__setattr__(self, "names", _NONE.union(*map(names, self.arguments)))
+        object.__setattr__(self, "operators", frozenset(own).union(*(a.operators for a in inner)))
         object.__setattr__(self, "depth", 1 + max((a.depth for a in inner), default=0))
         object.__setattr__(self, "size", 1 + leaves + sum(a.size for a in inner))
         object.__setattr__(self, "_hash", hash((self.operator, self.arguments)))
 
     def __hash__(self) -> int:
         return self._hash
+
+    def of(self, arguments: tuple[Expression, ...]) -> Apply:
+        """The same operator on other arguments; this node itself where none differs."""
+        if all(map(is_, arguments, self.arguments)):
+            return self
+        return Apply(self.operator, arguments, self.at)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Apply, (self.operator, self.arguments, self.at)  # hashes differ between processes
@@ -141,7 +156,17 @@ def walk(expression: Expression) -> Iterator[Expression]:
 
 def names(expression: Expression) -> frozenset[str]:
     """The names that occur in the tree."""
-    return frozenset(node.name for node in walk(expression) if isinstance(node, Name))
+    match expression:
+        case Apply():
+            return expression.names
+        case Name(name=name):
+            return frozenset((name,))
+    return _NONE
+
+
+def operators(expression: Expression) -> frozenset[str]:
+    """The operators that occur in the tree."""
+    return expression.operators if isinstance(expression, Apply) else _NONE
 
 
 def substitute(expression: Expression, values: Mapping[str, Expression]) -> Expression:
@@ -149,8 +174,8 @@ def substitute(expression: Expression, values: Mapping[str, Expression]) -> Expr
     match expression:
         case Name(name=name):
             return values.get(name, expression)
-        case Apply(operator=symbol, arguments=arguments, at=at):
-            return Apply(symbol, tuple(substitute(a, values) for a in arguments), at)
+        case Apply(arguments=arguments) if not expression.names.isdisjoint(values):
+            return expression.of(tuple([substitute(a, values) for a in arguments]))
     return expression
 
 

@@ -24,7 +24,8 @@ from neurogen.compiler.expression import Apply, Expression, Name, Number, infix,
 from neurogen.compiler.numeric import evaluate
 
 MAX_ORDER, MAX_TOTAL = 5, 12  # of a kernel, and of all kernels of a neuron together
-MAX_TERMS = 64
+MAX_OPERATIONS = 150  # of all calls of kernels together
+MAX_TERMS, MAX_WORK = 64, 1_000  # written out; products while common factors are looked for
 _NO_VALUE = "a term is exp({} s), which has no value at the parameters' defaults"
 _FUNCTIONS = {"exp": sympy.exp, "sin": sympy.sin, "cos": sympy.cos, "sqrt": sympy.sqrt}
 
@@ -69,11 +70,12 @@ def response(kernel: Expression, defaults: Mapping[str, float], room: int = MAX_
     expanded = sympy.expand(opaque.rewrite(sympy.exp), power_exp=False, power_base=False)
     for term in sympy.Add.make_args(expanded):
         rate, power = _root(sympy.powsimp(term, combine="exp"), s, kernel)
-        rate = sympy.cancel(rate.subs(parts))
+        rate = _cancelled([rate.xreplace(parts)])[0]
         roots[rate] = max(roots.get(rate, 0), power + 1)
+    numbers = {sympy.Symbol(name): sympy.sympify(value) for name, value in defaults.items()}
     for rate in roots:
         try:
-            value = complex(rate.subs({sympy.Symbol(n): v for n, v in defaults.items()}))
+            value = complex(rate.xreplace(numbers))
         except TypeError:  # infinite
             raise KernelError(_NO_VALUE.format(sympy.sstr(rate))) from None
         if not cmath.isfinite(value):
@@ -89,18 +91,18 @@ def response(kernel: Expression, defaults: Mapping[str, float], room: int = MAX_
             f"its differential equation has order {order}; a kernel's is at most {MAX_ORDER}, and "
             f"that of all together {MAX_TOTAL}"
         )
-    d = sympy.Symbol("D of the kernel")
-    polynomial = sympy.Integer(1)
+    polynomial: list[sympy.Expr] = [sympy.Integer(1)]  # of the roots, lowest power first
     for rate in sorted(roots, key=sympy.default_sort_key):
-        polynomial = sympy.expand(polynomial * (d - rate) ** roots[rate])
-    coefficients = sympy.Poly(polynomial, d).all_coeffs()[::-1][:-1]
+        for _ in range(roots[rate]):
+            shifted, scaled = [sympy.Integer(0), *polynomial], [rate * c for c in polynomial]
+            polynomial = [a - b for a, b in zip(shifted, [*scaled, 0], strict=True)]
     derivatives, derivative = [], h
     for _ in range(order):
-        derivatives.append(derivative.subs(s, 0))
+        derivatives.append(derivative.xreplace({s: sympy.Integer(0)}))
         derivative = derivative.diff(s)
-    return Response(
-        tuple(_tree(-c) for c in coefficients), tuple(_tree(value) for value in derivatives)
-    )
+    values = _cancelled([*(-c for c in polynomial[:-1]), *derivatives])
+    trees = tuple(_tree(value) for value in values)
+    return Response(trees[:order], trees[order:])
 
 
 def _terms(node: Expression) -> int:
@@ -188,16 +190,43 @@ def _apply(operator: str, arguments: list[sympy.Expr]) -> sympy.Expr:
     raise KernelError(f"{operator}() is not part of a response kernel")
 
 
+def _cancelled(values: list[sympy.Expr]) -> list[sympy.Expr]:
+    """Parameter-only values as fractions without common factors.
+
+    Raises:
+        KernelError: Written out they have so many terms that finding the factors takes long.
+    """
+    together = [sympy.together(value) for value in values]
+    work = 0
+    for value in together:
+        above, below = value.as_numer_denom()
+        work += _products(above) * _products(below)
+    if work > MAX_WORK:
+        raise KernelError("written out, its differential equation has too many terms")
+    return [sympy.cancel(value) for value in together]
+
+
+def _products(value: sympy.Expr) -> int:
+    """How many products a polynomial is the sum of when it is written out, at most."""
+    if isinstance(value, sympy.Add):
+        return sum(map(_products, value.args))
+    if isinstance(value, sympy.Mul):
+        return math.prod(map(_products, value.args))
+    if isinstance(value, sympy.Pow) and isinstance(value.exp, sympy.Integer):
+        factors, power = _products(value.base), abs(int(value.exp))
+        return math.comb(factors + power - 1, power)
+    return 1
+
+
 def _tree(value: sympy.Expr) -> Expression:
-    """A parameter-only value, with common factors cancelled, as our tree."""
+    """A parameter-only value as our tree."""
     calculus = Calculus()
-    cancelled = sympy.cancel(sympy.together(value))
-    cancelled = cancelled.xreplace({sympy.E: calculus.function("exp")(1)})
+    value = value.xreplace({sympy.E: calculus.function("exp")(1)})
     for name, function in _FUNCTIONS.items():
         if name != "sqrt":
-            cancelled = cancelled.replace(function, calculus.function(name))
+            value = value.replace(function, calculus.function(name))
     root = calculus.function("sqrt")
-    cancelled = cancelled.replace(
+    value = value.replace(
         lambda e: e.is_Pow and e.exp == sympy.Rational(1, 2), lambda e: root(e.base)
     )
-    return calculus.back(cancelled)
+    return calculus.back(value)

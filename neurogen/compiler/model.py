@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from neurogen.compiler.calculus import NotFiniteError
 from neurogen.compiler.checks import check, effort
 from neurogen.compiler.expression import Apply, Expression, Name, Number, substitute
-from neurogen.compiler.kernels import MAX_ORDER, MAX_TOTAL, KernelError, response
+from neurogen.compiler.kernels import MAX_OPERATIONS, MAX_ORDER, MAX_TOTAL, KernelError, response
 from neurogen.compiler.parsing import parse
 from neurogen.compiler.prelude import Prelude, any_of, occurrences
 from neurogen.compiler.program import (
@@ -134,6 +134,7 @@ class _Step:
         self.noise: dict[str, Expression] = {n.name: Name(n.name) for n in self.spec.noise}
         self.integers = {state.name for state in scope.states if state.integer}
         self.hidden: list[StateVariable] = []
+        self.responding = 0  # operations of the kernels that were called
         self.responses: dict[tuple[str, Expression], Expression] = {}
         self.impulses: list[tuple[str, str, Expression]] = []
         self.spike: Expression = _ZERO
@@ -199,7 +200,7 @@ class _Step:
                 value = scope.resolve(item.equation, ("let", item.name), names)
                 if value is not None and not scope.is_constant(value):
                     value = self.assign(f"{item.name}_{stage}", value, f"let, stage {stage}")
-                names[item.name] = value or _ZERO
+                names[item.name] = scope.bounded(value or _ZERO)
             return {
                 x: scope.resolve(equation, ("dynamics", x), names | white) or _ZERO
                 for x, equation in equations.items()
@@ -356,11 +357,15 @@ class _Step:
         shape = scope.resolve(equation, ("kernels", kernel), names, only_parameters=True)
         if shape is None:
             return _ZERO
+        shape = scope.inline(shape)
+        self.responding += shape.size if isinstance(shape, Apply) else 1
+        if self.responding > MAX_OPERATIONS:
+            message = f"kernels of {self.responding} operations, more than {MAX_OPERATIONS}"
+            scope.add("NG008", ("kernels",), message, "name fewer parameters in them", key=True)
+            raise SpecError(tuple(scope.mistakes))
         try:
-            ode = response(
-                scope.inline(shape), scope.defaults, min(MAX_ORDER, MAX_TOTAL - len(self.hidden))
-            )
-        except KernelError as error:
+            ode = response(shape, scope.defaults, min(MAX_ORDER, MAX_TOTAL - len(self.hidden)))
+        except (KernelError, NotFiniteError) as error:
             scope.add("NG041", ("kernels", kernel), f"{kernel} is no response kernel: {error}",
                       "sums of exp(-a*s), s**n exp(-a*s) and exp(-a*s) sin(b*s) are")  # fmt: skip
             return _ZERO

@@ -48,12 +48,12 @@ def follow(name: str, aliases: Mapping[str, Expression]) -> Expression:
 
 def value(node: Expression) -> Expression:
     """The expression as a value: `detach` is for derivatives only."""
-    if not isinstance(node, Apply):
+    if not isinstance(node, Apply) or node.operators.isdisjoint(("detach", "where")):
         return node
-    inner = tuple(value(argument) for argument in node.arguments)
+    inner = tuple([value(argument) for argument in node.arguments])
     if node.operator == "detach" or (node.operator == "where" and inner[1] == inner[2]):
         return inner[-1]
-    return Apply(node.operator, inner, node.at)
+    return node.of(inner)
 
 
 def values(statements: tuple[Assign, ...]) -> tuple[Assign, ...]:
@@ -124,7 +124,7 @@ def share(kernel: Kernel, fresh: Fresh) -> Kernel:
             return node
         if node in known:
             return Name(known[node])
-        inner = Apply(node.operator, tuple(visit(a) for a in node.arguments), node.at)
+        inner = node.of(tuple([visit(a) for a in node.arguments]))
         if counts.get(node, 0) > 1:
             known[node] = fresh(_SHARED.get(node.operator, "shared"))
             body.append(Assign(known[node], inner, "used more than once"))
@@ -134,9 +134,7 @@ def share(kernel: Kernel, fresh: Fresh) -> Kernel:
     for assign in kernel.body:
         whole = assign.expression
         if isinstance(whole, Apply) and whole not in known and counts.get(whole, 0) > 1:
-            expression: Expression = Apply(
-                whole.operator, tuple(visit(a) for a in whole.arguments), whole.at
-            )
+            expression: Expression = whole.of(tuple([visit(a) for a in whole.arguments]))
             known[whole] = assign.name
         else:
             expression = visit(whole)

@@ -47,7 +47,7 @@ class Prelude:
             return Apply("where", (condition, *branches))
         if node.operator == "**":  # the exponent is part of the operator
             return Apply("**", (self.visit(node.arguments[0], path), node.arguments[1]), node.at)
-        return Apply(node.operator, tuple(self.visit(a, path) for a in node.arguments), node.at)
+        return node.of(tuple([self.visit(a, path) for a in node.arguments]))
 
     def is_condition(self, node: Expression) -> bool:
         """Whether the value of a node is a truth value."""

@@ -164,14 +164,14 @@ def operations(kernel: Kernel, flags: dict[str, bool]) -> int:
 
 def settle(expression: Expression, flags: dict[str, bool]) -> Expression:
     """The expression with compile-time conditions decided and their untaken branches gone."""
-    if not isinstance(expression, Apply):
+    if not isinstance(expression, Apply) or "where" not in expression.operators:
         return expression
-    arguments = tuple(settle(argument, flags) for argument in expression.arguments)
+    arguments = tuple([settle(argument, flags) for argument in expression.arguments])
     if expression.operator == "where":
         outcome = decide(arguments[0], flags)
         if outcome is not None:
             return arguments[1] if outcome else arguments[2]
-    return Apply(expression.operator, arguments, expression.at)
+    return expression.of(arguments)
 
 
 def decide(condition: Expression, flags: dict[str, bool]) -> bool | None:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from neurogen.compiler.calculus import at_zero, differentiate, is_zero
-from neurogen.compiler.expression import Apply, Expression, Name, Number, infix, names, walk
+from neurogen.compiler.calculus import at_zero, differentiate
+from neurogen.compiler.expression import Apply, Expression, Name, Number, infix, names, operators
+from neurogen.compiler.identity import is_zero
 from neurogen.compiler.program import Matrix
 from neurogen.compiler.scope import Scope
 
@@ -153,8 +154,7 @@ def _is_free(expression: Expression, name: str) -> bool:
     """Whether it is proved that an expression does not depend on a name."""
     if name not in names(expression):
         return True
-    operators = {node.operator for node in walk(expression) if isinstance(node, Apply)}
-    return "slope" not in operators and is_zero(differentiate(expression, name))
+    return "slope" not in operators(expression) and is_zero(differentiate(expression, name))
 
 
 def exact(system: System) -> Values:

@@ -18,15 +18,15 @@ from neurogen.compiler.expression import (
     Number,
     infix,
     names,
+    operators,
     substitute,
-    walk,
 )
 from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.parsing import parse
 from neurogen.compiler.passes import Fresh
 from neurogen.compiler.program import DETACH_RESET, HARD_RESET, Matrix
 from neurogen.compiler.risks import Risk, risk
-from neurogen.compiler.source import Path
+from neurogen.compiler.source import MAX_MISTAKES, Path
 from neurogen.compiler.spec import BROKEN, Equation, Parameter, Spec, State
 from neurogen.compiler.tokens import did_you_mean
 from neurogen.compiler.transforms import outside
@@ -240,8 +240,14 @@ class Scope:
         self, code: str, path: Path, message: str, hint: str = "", *, at: int | None = None,
         width: int | None = 1, key: bool = False,
     ) -> None:  # fmt: skip
-        """Note a mistake at a path of the spec."""
+        """Note a mistake at a path of the spec.
+
+        Raises:
+            SpecError: There are so many that no one reads on.
+        """
         self.mistakes.append(self.spec.mistake(code, path, message, hint, at, width, key))
+        if len(self.mistakes) >= MAX_MISTAKES:
+            raise SpecError(tuple(self.mistakes))
 
     def resolve(
         self,
@@ -409,9 +415,7 @@ class Scope:
 
     def is_constant(self, expression: Expression) -> bool:
         """Whether only parameters, flags and numbers occur, and no step of the surrogate."""
-        return names(expression) <= self.known_constants and all(
-            node.operator != "fire" for node in walk(expression) if isinstance(node, Apply)
-        )
+        return names(expression) <= self.known_constants and "fire" not in operators(expression)
 
     def inline(self, expression: Expression) -> Expression:
         """Named constants replaced by what they stand for, until only parameters are left."""

@@ -182,6 +182,11 @@ def read(text: str, file: str) -> Source:
             "text with ': ' or ' #' in it, or that starts with one of { [ & * ! | > ' \" % @ `, "
             "needs quotes; indent with spaces",
         ) from None
+    except SpecError:
+        raise
+    except (ValueError, OverflowError):  # from chr() for "\\U00110000", int() for %YAML 1.999…
+        message = "not YAML: the number of a character or of a version is out of range"
+        raise reading.refusal("NG002", message, reading.read_to) from None
     if root is None or (root.kind == "scalar" and not root.text):
         raise reading.refusal(
             "NG002", "the file is empty", 0, "the smallest spec has `name` and `charge`"
@@ -204,6 +209,7 @@ class _Reading:
     def __init__(self, file: str, text: str) -> None:
         self.file, self.text = file, text
         self.duplicates: list[Mistake] = []
+        self.read_to = 0
 
     def refusal(self, code: str, message: str, offset: int = 0, hint: str = "") -> SpecError:
         place = _location(self.file, self.text, offset)
@@ -227,7 +233,7 @@ class _Reading:
         for event in yaml.parse(self.text, Loader=yaml.SafeLoader):
             if not isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
                 continue
-            place = _span(event)[0]
+            place, self.read_to = _span(event)
             if getattr(event, "anchor", None):
                 raise self.refusal("NG002", "anchors and aliases are not part of a spec", place)
             if tag := getattr(event, "tag", None):

@@ -154,4 +154,4 @@ def _plain(node: Expression) -> Expression:
         return Apply("where", (Apply(">=", (inner[0], zero)), Number(1.0), zero))
     if node.operator == "detach":
         return inner[0]
-    return Apply(node.operator, inner, node.at)
+    return node.of(inner)

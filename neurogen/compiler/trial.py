@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -20,7 +20,16 @@ from typing import Any
 
 import mpmath
 
-from neurogen.compiler.expression import Apply, Expression, Name, Number, infix, names, walk
+from neurogen.compiler.expression import (
+    Apply,
+    Expression,
+    Name,
+    Number,
+    infix,
+    names,
+    operators,
+    walk,
+)
 from neurogen.compiler.model import Model
 from neurogen.compiler.numeric import evaluate
 from neurogen.compiler.program import DETACH_RESET, HARD_RESET
@@ -37,7 +46,8 @@ _NOISE = (0.3, -1.1, 0.8, -0.2)
 _FACTORS = (0.01, 0.1, 0.5, 0.9, 1.1, 2.0, 10.0, 100.0)
 _OFFSETS = (-10.0, -1.0, -0.5, -1e-3, 0.0, 1e-3, 0.5, 1.0, 10.0)
 _HALVINGS = 60
-_SEARCHED = 2_000  # operations of a step times searches for a zero in it: half a second
+_ROWS, _LARGEST = 16, 1e9  # of a matrix whose exponential is tried: a tenth of a second
+_EVALUATED = 500_000  # operations: what the trial of a neuron may cost, half a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,18 @@ class Witness:
         return f"{self.risk.hazard.what} '{shown}', which is {self.value:g} {self.circumstances}"
 
 
+@dataclass(slots=True)
+class _Budget:
+    """What is left of the operations that may be evaluated; searches stop where nothing is."""
+
+    left: int = _EVALUATED
+
+    def allows(self, operations: int) -> bool:
+        """Whether there is enough left, which is spent then."""
+        self.left -= operations
+        return self.left >= 0
+
+
 def trial(model: Model) -> Iterator[Witness]:
     """Every risk that comes true, once."""
     if not model.risks:
@@ -68,7 +90,7 @@ def trial(model: Model) -> Iterator[Witness]:
         (moving if risk.names & step else fixed).append(risk)
     try:
         defaults = _defaults(model)
-    except ArithmeticError:  # an exponential of a matrix that is not finite
+    except ArithmeticError:  # an exponential that is not tried
         return
     seen: set[tuple[object, ...]] = set()
     for witness in (*_within_bounds(model, fixed, defaults), *_in_runs(model, moving, defaults)):
@@ -111,7 +133,7 @@ def _define(model: Model, values: Values) -> Values:
             assert isinstance(matrix, Name) and isinstance(row, Number)
             assert isinstance(column, Number)
             return Number(float(exponentials[matrix.name][int(row.value), int(column.value)]))
-        return Apply(node.operator, tuple(plain(a) for a in node.arguments))
+        return node.of(tuple([plain(a) for a in node.arguments]))
 
     for name, expression in model.definitions:
         values[name] = evaluate(plain(expression), values)
@@ -121,10 +143,14 @@ def _define(model: Model, values: Values) -> Values:
 
 
 def _exponential(rows: list[list[float]]) -> Any:
-    """The exponential of a matrix; ArithmeticError for what is not finite: mpmath would not end."""
-    if not all(math.isfinite(entry) for row in rows for entry in row):
-        raise ArithmeticError("a matrix that is not finite")
-    return mpmath.expm(mpmath.matrix(rows))
+    """The exponential of a matrix.
+
+    Raises:
+        ArithmeticError: It would take long, or never end: the matrix is large, or not finite.
+    """
+    if len(rows) > _ROWS or not all(abs(entry) <= _LARGEST for row in rows for entry in row):
+        raise ArithmeticError("a matrix that is too large, or not finite")
+    return mpmath.fp.expm(mpmath.fp.matrix(rows))
 
 
 # -- parameters within their bounds ----------------------------------------------------------------
@@ -135,7 +161,8 @@ def _within_bounds(model: Model, risks: list[Risk], defaults: Values) -> Iterato
     elements = {name for name, expression in model.definitions if _is_element(expression)}
     live = [risk for risk in risks if not risk.names & elements]
     start = {name: defaults[name] for name in defaults if name not in dict(model.definitions)}
-    yield from _met(model, live, start, start, "")
+    budget = _Budget()
+    yield from _met(model, live, start, start, "", budget)
     live = [risk for risk in live if risk.hazard.code != "NG103"]  # some extreme overflows any exp
     if not live:
         return
@@ -148,7 +175,8 @@ def _within_bounds(model: Model, risks: list[Risk], defaults: Values) -> Iterato
         )
 
     def steps() -> Iterator[tuple[Values, str, float]]:
-        yield from ((start, name, value) for name, pool in pools.items() for value in pool)
+        placed = ((k, name) for name, pool in pools.items() for k in range(len(pool)))
+        yield from ((start, name, pools[name][k]) for k, name in sorted(placed))  # all in turn
         chance, here = random.Random(0), start
         for _ in range(WALK):
             name = chance.choice(list(pools))
@@ -158,22 +186,35 @@ def _within_bounds(model: Model, risks: list[Risk], defaults: Values) -> Iterato
                 here = there
 
     for here, name, value in steps():
+        if not budget.allows(2 * _size(bounds)):
+            return
         there = {**here, name: value}
         if isinstance(value, bool) == isinstance(here[name], bool) and holds(there):
-            for witness in _met(model, live, here, there, name):
+            for witness in _met(model, live, here, there, name, budget):
                 near = {**witness.point, name: round(witness.point[name], 9)}  # tau != 0 forbids 0
                 if holds(witness.point) and (isinstance(value, bool) or holds(near)):
                     live.remove(witness.risk)
                     yield witness
 
 
+def _size(expressions: Iterable[Expression]) -> int:
+    """How many operations it takes to evaluate expressions."""
+    return sum(e.size if isinstance(e, Apply) else 1 for e in expressions)
+
+
 def _met(
-    model: Model, risks: list[Risk], before: Values, after: Values, moved: str
+    model: Model, risks: list[Risk], before: Values, after: Values, moved: str, budget: _Budget
 ) -> Iterator[Witness]:
     """Risks that come true at a point, or on the way to it, along which one value moved."""
+    defining = _size(expression for _, expression in model.definitions)
     for risk in tuple(risks):
+        once = defining + _size((risk.operand, *risk.guards))
+        if not budget.allows(2 * once):
+            return
         found, point = _settled(model, risk, after), after
         if moved and risk.hazard.code == "NG101" and _settled(model, risk, before) * found < 0:
+            if not budget.allows(_HALVINGS * once):
+                return
             root = _root(partial(_along, model, risk, before, moved), before[moved], after[moved])
             if root is not None:
                 found, point = 0.0, {**before, moved: root}
@@ -199,7 +240,7 @@ def _settled(model: Model, risk: Risk, point: Values) -> float:
 
 
 def _is_element(expression: Expression) -> bool:
-    return any(isinstance(n, Apply) and n.operator == "element" for n in walk(expression))
+    return "element" in operators(expression)
 
 
 def _pools(model: Model, bounds: list[Expression], defaults: Values) -> dict[str, list[float]]:
@@ -256,8 +297,7 @@ def _in_runs(model: Model, risks: list[Risk], defaults: Values) -> Iterator[Witn
     """Risks over states and inputs, in runs from the initial state on scaled patterns of input."""
     if not risks:
         return
-    sizes = (s.expression.size for s in model.statements if isinstance(s.expression, Apply))
-    searches = iter(range(max(1, _SEARCHED // max(1, sum(sizes)))))
+    budget = _Budget()
     runs: list[_Runs] = []
     flipped = [{flag: not defaults[flag]} for flag in model.flags]
     for flags in ({}, *flipped):
@@ -266,7 +306,7 @@ def _in_runs(model: Model, risks: list[Risk], defaults: Values) -> Iterator[Witn
         except ArithmeticError:  # with this flag the other way round, likewise
             continue
         start |= {s.name: evaluate(s.initial, start) for s in model.states}
-        runs += [_Runs(model, start, pattern, searches) for pattern in _PATTERNS]
+        runs += [_Runs(model, start, pattern, budget) for pattern in _PATTERNS]
     for risk in risks:
         witnesses = (witness for run in runs for witness in run.witnesses(risk))
         if (first := next(witnesses, None)) is not None:
@@ -274,12 +314,13 @@ def _in_runs(model: Model, risks: list[Risk], defaults: Values) -> Iterator[Witn
 
 
 class _Runs:
-    """Runs on one pattern of input, at every scale; `searches` are the zeros it may look for."""
+    """Runs on one pattern of input, at every scale; `budget` is shared with others."""
 
     def __init__(
-        self, model: Model, start: Values, pattern: tuple[float, ...], searches: Iterator[int]
+        self, model: Model, start: Values, pattern: tuple[float, ...], budget: _Budget
     ) -> None:
-        self.model, self.start, self.pattern, self.searches = model, start, pattern, searches
+        self.model, self.start, self.pattern, self.budget = model, start, pattern, budget
+        self.once = STEPS * _size(statement.expression for statement in model.statements)
         self.runs = {scale: self.run(scale) for scale in SCALES}
 
     def inputs(self, scale: float, t: int) -> Values:
@@ -313,7 +354,7 @@ class _Runs:
         for low, high in pairwise(SCALES):
             for t, (one, other) in enumerate(zip(self.runs[low], self.runs[high], strict=False)):
                 if _value(risk, one) * _value(risk, other) < 0:
-                    if next(self.searches, None) is None:
+                    if not self.budget.allows(_HALVINGS * self.once):
                         return
                     root = _root(partial(self.operand, risk, t), low, high)
                     if root is not None:

@@ -7,9 +7,10 @@ from NG100 on. A new warning is one function and one entry of `WARNINGS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 
-from neurogen.compiler.calculus import NotFiniteError, differentiate
-from neurogen.compiler.expression import Apply, Expression, Number, names, walk
+from neurogen.compiler.calculus import DERIVATIVES
+from neurogen.compiler.expression import Apply, Expression, Number, names, operator, walk
 from neurogen.compiler.model import Model
 from neurogen.compiler.program import Program
 from neurogen.compiler.source import Path
@@ -37,10 +38,11 @@ def untrained(model: Model, program: Program) -> Iterator[Mistake]:
     reached = {name for name, gradient in program.backward.results if gradient != Number(0.0)}
     sources = [state.initial for state in model.states]
     sources += [c.expression for c in model.constants if c.name in reached]
-    entries = {m.name: [e for row in m.rows for e in row] for m in model.matrices}
-    sources += [e for source in tuple(sources) for n in names(source) for e in entries.get(n, ())]
+    named = frozenset().union(*map(names, sources))
+    sources += [e for m in model.matrices if m.name in named for row in m.rows for e in row]
+    moving = frozenset().union(*map(_moving, sources))
     for w in model.spec.learnable:
-        if not any(_moves(source, w.name) for source in sources):
+        if w.name not in moving:
             yield model.spec.mistake(
                 "NG104", ("learnable", w.name), f"'{w.name}' never gets a gradient",
                 "make it a parameter, or let the equations depend on it smoothly",
@@ -48,14 +50,19 @@ def untrained(model: Model, program: Program) -> Iterator[Mistake]:
             )  # fmt: skip
 
 
-def _moves(expression: Expression, name: str) -> bool:
-    """Whether a value depends on a name with a derivative that is not 0 everywhere."""
-    if name not in names(expression):
-        return False
-    try:
-        return differentiate(expression, name) != Number(0.0)
-    except NotFiniteError:
-        return True
+def _moving(node: Expression) -> frozenset[str]:
+    """The names on which a value depends with a derivative that is not 0 everywhere."""
+    if not isinstance(node, Apply):
+        return names(node)
+    rules = DERIVATIVES.get(node.operator, ())
+    arguments = [
+        argument
+        for argument, takes, rule in zip_longest(
+            node.arguments, operator(node.operator).takes, rules
+        )
+        if takes == "real" and rule != "0"
+    ]
+    return frozenset().union(*map(_moving, arguments))
 
 
 def stateless_threshold(model: Model, program: Program) -> Iterator[Mistake]:
