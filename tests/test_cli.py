@@ -139,6 +139,42 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     assert run(*arguments)[0] == 2
 
 
+TRAINED = """
+import sys, torch
+from contextlib import nullcontext
+from neurogen.backends.cupy.launch import emulated
+from out.a import ANode
+x = torch.rand(3, 2, requires_grad=True)
+with emulated() if sys.argv[1] == "cupy" else nullcontext():
+    ANode(step_mode="m", backend=sys.argv[1])(x).sum().backward()
+"""
+
+
+@pytest.mark.parametrize(("runs_on", "built"), [("cpp", "cpp"), ("auto", "cpp"), ("cupy", "cupy")])
+def test_kernels_that_are_not_the_modules_are_not_run(
+    tmp_path: Path, runs_on: str, built: str
+) -> None:
+    def train() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", TRAINED, runs_on], capture_output=True, text=True, check=False,
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    spec, out = tmp_path / "a.yaml", tmp_path / "out"
+    spec.write_text("name: A\ncharge: v + x\n")
+    assert run("build", spec, "-o", out)[0] == 0
+    # Kernels that read more states and constants than the module's call gives them.
+    own = "states: {v: 0, a: 0, b: 0}\ncharge: {a: a + k * x, b: b + a, v: v + b}\n"
+    spec.write_text(f"name: A\nparameters: {{k: 2.0}}\n{own}")
+    assert run("build", spec, "-o", out, "--backend", built)[0] == 0
+    done = train()
+    assert done.returncode == 1, done
+    assert re.search(r"BackendError: .*out/a/kernels\.(cpp|cu) is .*run `neurogen build` again",
+                     done.stderr)  # fmt: skip
+    assert run("build", spec, "-o", out)[0] == 0
+    assert train().returncode == 0
+
+
 def test_module_is_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "neurogen", "--version"], capture_output=True, text=True, check=True

@@ -6,6 +6,7 @@ Expected values come from a LIF step written by hand in plain torch (`by_hand`).
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import inspect
 import itertools
@@ -27,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from neurogen.backends import toolchain
 from neurogen.backends.cpp import launch
+from neurogen.compiler.pipeline import compile_file
 from neurogen.errors import BackendError
 from neurogen.loading import load, load_text
 from neurogen.nn import surrogate
@@ -35,6 +37,7 @@ from neurogen.runtime.base import BaseNode
 from neurogen.runtime.memory import MemoryModule
 from neurogen.runtime.neuron import Neuron
 
+ROOT = Path(__file__).parents[1]
 both = pytest.mark.parametrize("runs_on", ["torch", "cpp"])
 TWO_INPUTS = "name: Gated\ninputs: [x, gate]\ncharge: v + x * gate"
 
@@ -802,6 +805,35 @@ def test_code_of_another_abi_is_refused() -> None:
     exec(text.format(abi.ABI), {"__name__": "fresh"})
     with pytest.raises(ImportError, match=r"OldNode.*ABI -1.*neurogen build"):
         exec(text.format(-1), {"__name__": "stale"})
+
+
+@pytest.mark.parametrize("file", ["kernels.cpp", "kernels.cu"])
+def test_kernels_belong_to_their_module(tmp_path: Path, file: str) -> None:
+    compiled = compile_file(ROOT / "specs" / "lif.yaml")
+    for artefact in compiled.artefacts:
+        artefact.write(tmp_path)
+    text, path = (tmp_path / file).read_text(), tmp_path / file
+    ours = dataclasses.replace(load("lif").kernels, module=str(tmp_path / "__init__.py"), texts=())
+    assert ours.text(file) == text
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    assert ours.text(file) == text, "Git may end lines so"
+    header, _, body = text.partition("\n")
+    others = (ROOT / "generated" / "plif" / file).read_text()
+    for wrong in (
+        others,
+        f"{header}\n{body.replace('v + (x', 'v - (x')}",
+        text[:-100],
+        "",
+        "\udcff",
+    ):
+        path.write_bytes(wrong.encode(errors="surrogateescape"))
+        with pytest.raises(
+            BackendError, match=rf"{file} is .*not the file.*`neurogen build` again"
+        ):
+            ours.text(file)
+    path.unlink()
+    with pytest.raises(BackendError, match=rf"{file} is missing"):
+        ours.text(file)
 
 
 class Straight(surrogate.Sigmoid):

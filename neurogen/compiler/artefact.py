@@ -6,6 +6,7 @@ In: paths and text. Out: files. The only module of the compiler that touches the
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import platform
 import tempfile
@@ -20,6 +21,11 @@ class Artefact:
 
     path: str
     text: str
+
+    @property
+    def digest(self) -> str:
+        """Digest of the text, by which a generated module knows the kernels that are its own."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def is_fresh(self, folder: Path) -> bool:
         """Whether the file under `folder` holds exactly this text."""
