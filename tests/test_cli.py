@@ -132,11 +132,51 @@ def test_one_wrong_spec_stops_the_others(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments", [["build"], ["build", "--nope"], ["build", "a-b.yaml"], ["x"]]
-)
+@pytest.mark.parametrize("arguments", [
+    ["build"], ["build", "--nope"], ["x"],
+    *(["build", f"{stem}.yaml"] for stem in  # nothing could import their modules
+      ("a-b", "__init__", "__pycache__", "\uff4c\uff49\uff46", "a\x1b")),
+    *(["verify", "a.yaml", f"--budget={budget}"] for budget in ("nan", "inf", "-1", "long")),
+    *(["verify", "a.yaml", f"--seed={seed}"] for seed in (-1, 2**32, 10**30)),
+])  # fmt: skip
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
-    assert run(*arguments)[0] == 2
+    code, output = run(*arguments)
+    assert code == 2
+    assert "\x1b" not in output
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", f"none/{'a' * 300}"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    for command in ("check", "build", "verify") if "\0" not in name else ():  # no argument has one
+        code, output = run(command, f"{name}.yaml")
+        assert (code, "cannot be read" in output) == (1, True) or "not a module name" in output
+    for spec in (name, f"{name}.yaml", Path(name)):
+        with pytest.raises(neurogen.SpecError, match="cannot be read"):
+            neurogen.load(spec)
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "[b]:100:"
+    folder.mkdir()
+    spec = folder / "a.yaml"
+    spec.write_text("name: A\ncharge: v + y\n")
+    assert f"{spec}:2:13" in run("build", spec, "-o", tmp_path)[1].replace("\n", "")
+    for form in ("text", "github"):
+        output = run("check", "--format", form, tmp_path / "\x1b[2J\udcff.yaml")[1]
+        assert "[2J" in output
+        assert "\x1b" not in output
+        assert "\udcff" not in output
+
+
+def test_a_script_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurogen.tools.verify import report
+
+    def run_(*arguments: object) -> bool:
+        raise FileNotFoundError(2, "No such file or directory", "none/a_fails.py")
+
+    monkeypatch.setattr(report, "run", run_)
+    code, output = run("verify", "a.yaml", "-o", "none")
+    assert (code, "cannot write none/a_fails.py" in output) == (1, True)
 
 
 TRAINED = """

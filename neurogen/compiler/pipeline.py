@@ -85,8 +85,8 @@ def read_file(path: Path) -> str:
             data = stream.read(MAX_FILE + 1)
     except IsADirectoryError:
         raise fail("is a directory", f"name its files: {path}/*.yaml") from None
-    except OSError as error:
-        raise fail(f"cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a name with a NUL in it is a ValueError
+        raise fail(f"cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(data) > MAX_FILE:
         raise fail(f"is larger than {MAX_FILE} bytes; a spec is a few lines")
     try:
