@@ -7,8 +7,11 @@ that `neurogen --help` is instant and `neurogen build` never loads torch.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +62,7 @@ def build(
     from rich.progress import Progress
 
     from neurogen.compiler import pipeline
+    from neurogen.compiler.source import printable
     from neurogen.errors import SpecError
 
     if not specs and not surrogates:
@@ -69,8 +73,10 @@ def build(
             raise click.UsageError(f"unknown backend '{name}'; backends are {', '.join(known)}")
     stems = [spec.stem for spec in specs]
     for stem in stems:
-        if not stem.isidentifier():
-            raise click.UsageError(f"'{stem}' is not a module name; rename the spec file")
+        if not _is_module_name(stem):
+            raise click.UsageError(
+                f"'{printable(stem)}' is not a module name, none could import it; rename the spec"
+            )
         if stems.count(stem) > 1:
             raise click.UsageError(f"two specs are called '{stem}'; their output would collide")
     console, failures = Console(stderr=True, soft_wrap=True), 0
@@ -81,7 +87,7 @@ def build(
                 built.append((spec, pipeline.compile_file(spec)))
             except SpecError as error:
                 failures += 1
-                console.print(str(error), highlight=False, markup=False)
+                console.print(str(error), highlight=False, markup=False, emoji=False)
     folders = {out / spec.stem: pipeline.files(compiled, only or known) for spec, compiled in built}
     if surrogates:
         folders[Path(__file__).parent] = (pipeline.surrogate_table(),)
@@ -93,7 +99,7 @@ def build(
                 for artefact in artefacts:
                     artefact.write(folder, force=force)
         except OSError as error:
-            raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
+            raise _unwritable(error) from None
     if built and not failures:
         _summary(built)
     sys.exit(1 if failures else 0)
@@ -125,6 +131,15 @@ def check(specs: tuple[Path, ...], form: str, strict: bool) -> None:
     counts = [_count(len(specs), "spec"), _count(errors, "mistake"), _count(warnings, "warning")]
     click.echo(", ".join(counts), err=True)
     sys.exit(1 if errors or (strict and warnings) else 0)
+
+
+def _is_module_name(stem: str) -> bool:
+    """Whether a module can have this name: as Python reads names (NFKC), none of its own.
+
+    Keywords can (our `if` has one): `importlib.import_module("generated.if")`.
+    """
+    own = stem.startswith("__") and stem.endswith("__")
+    return stem.isidentifier() and unicodedata.normalize("NFKC", stem) == stem and not own
 
 
 def _count(number: int, thing: str) -> str:
@@ -182,13 +197,21 @@ def _summary(built: list[tuple[Path, Compiled]]) -> None:
     Console(soft_wrap=False).print(table)
 
 
+def _seconds(context: click.Context, option: click.Parameter, value: float) -> float:
+    """A time that comes to an end; a range of Click's lets NaN pass."""
+    if not 0 <= value < math.inf:
+        raise click.BadParameter(f"{value} is no number of seconds.")
+    return value
+
+
 @main.command()
 @click.argument("specs", nargs=-1, required=True, type=click.Path(path_type=Path),
                 metavar="SPEC...")  # fmt: skip
 @click.option("--backend", "only", multiple=True, metavar="NAME",
               help="Check these backends only (torch, cpp, cupy); may be repeated.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True, help="Of every random number.")
-@click.option("--budget", default=60.0, show_default=True, metavar="SECONDS",
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
+              help="Of every random number.")  # fmt: skip
+@click.option("--budget", default=60.0, show_default=True, metavar="SECONDS", callback=_seconds,
               help="How long to search for each SPEC; every check runs at least once.")  # fmt: skip
 @click.option("-o", "--out", default=Path(), type=click.Path(file_okay=False, path_type=Path),
               help="Folder for the script that shows a failure.")  # fmt: skip
@@ -209,6 +232,8 @@ def verify(
         except SpecError as error:
             failures += 1
             click.echo(str(error), err=True)
+        except OSError as error:
+            raise _unwritable(error) from None
     sys.exit(1 if failures else 0)
 
 
@@ -258,7 +283,7 @@ def bench(
         known = ", ".join(contenders.CONTENDERS)
         raise click.UsageError(f"unknown contender '{unknown[0]}'; contenders are {known}")
     sizes = [_shape(shape) for shape in shapes or ("16x262144",)]
-    if reason := contenders.unavailable(device):
+    if reason := contenders.unavailable(device) or command.too_large(sizes, device):
         raise click.UsageError(reason)
     paths = [path_of(spec) for spec in specs or (() if static else ("lif",))]
     try:
@@ -277,12 +302,20 @@ def bench(
     except BackendError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> click.ClickException:
+    return click.ClickException(f"cannot write {error.filename}: {error.strerror}")
 
 
 def _shape(text: str) -> tuple[int, int]:
     """`16x262144` as T and N."""
-    steps, _, neurons = text.partition("x")
-    if not (steps.isdecimal() and neurons.isdecimal() and int(steps) and int(neurons)):
-        raise click.UsageError(f"'{text}' is no shape; write time steps x neurons, e.g. 16x262144")
-    return int(steps), int(neurons)
+    from neurogen.compiler.source import printable
+
+    found = re.fullmatch("([1-9][0-9]{0,17})x([1-9][0-9]{0,17})", text)
+    if found is None:
+        raise click.UsageError(
+            f"'{printable(text)}' is no shape; write time steps x neurons, e.g. 16x262144"
+        )
+    return int(found[1]), int(found[2])

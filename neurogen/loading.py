@@ -6,6 +6,7 @@ instances can be compared; they can be copied and pickled, also from one process
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from functools import cache, partialmethod
@@ -34,10 +35,10 @@ def load(spec: str | Path) -> type[Any]:
 
 def path_of(spec: str | Path) -> Path:
     """The file of a spec: a path, or the name of a neuron that comes with neurogen."""
-    path = Path(spec)
-    if isinstance(spec, str) and re.fullmatch(r"\w+", spec) and not path.exists():
+    # Path.exists would raise of a name that is too long.
+    if isinstance(spec, str) and re.fullmatch(r"\w+", spec) and not os.path.exists(spec):
         return zoo() / f"{spec}.yaml"
-    return path
+    return Path(spec)
 
 
 def load_text(text: str, file: str = "<text>") -> type[Any]:

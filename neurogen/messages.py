@@ -78,8 +78,8 @@ def _severity(code: str) -> str:
 
 
 def _escape(value: str, also: str = "") -> str:
-    """Text that ends neither the command nor one of its properties."""
-    return "".join(f"%{ord(c):02X}" if c in "%\r\n" + also else c for c in value)
+    """Text that ends neither the command nor one of its properties, nor moves the cursor."""
+    return "".join(f"%{ord(c):02X}" if c in f"%{also}" or not c.isprintable() else c for c in value)
 
 
 def section(code: str) -> str:

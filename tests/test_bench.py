@@ -357,6 +357,9 @@ def test_a_contender_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPa
     [
         (("--against", "nobody"), "unknown contender 'nobody'; contenders are eager"),
         (("--shape", "16"), "'16' is no shape"),
+        (("--shape", "0x4"), "'0x4' is no shape"),
+        (("--shape", f"{'9' * 5000}x4"), "…' is no shape"),
+        (("--shape", "4x4", "--shape", "1000x999999999999"), "1000x999999999999 takes at least"),
         (("--rounds", "1"), "x>=2"),
         (("--device", "tpu"), "unknown device 'tpu'"),
         (("--check",), "go with --static"),
@@ -374,6 +377,23 @@ def test_wrong_usage(arguments: tuple[str, ...], said: str) -> None:
 def test_no_gpu_is_said() -> None:
     result = invoke("--device", "cuda")
     assert (result.exit_code, "torch sees no CUDA device" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "folder/" + "a" * 300 + ".yaml"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    for arguments in ((name,), ("--static", name)):
+        result = invoke(*arguments)
+        assert isinstance(result.exception, SystemExit)
+        assert result.exit_code == 1
+        assert "cannot be read" in result.stderr or "NVRTC" in result.stderr
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
+    spec = tmp_path / "[b]:100:.yaml"
+    spec.write_text("name: A\ncharge: v + x\n", encoding="utf-8")
+    result = invoke(spec, "--shape", "4x64", "--rounds", 2, "--against", "eager")
+    assert result.exit_code == 0, result.output
+    assert "[b]:100:, 4x64" in result.stdout
 
 
 def test_a_wrong_spec_is_shown(tmp_path: Path) -> None:

@@ -132,11 +132,87 @@ def test_one_wrong_spec_stops_the_others(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments", [["build"], ["build", "--nope"], ["build", "a-b.yaml"], ["x"]]
-)
+@pytest.mark.parametrize("arguments", [
+    ["build"], ["build", "--nope"], ["x"],
+    *(["build", f"{stem}.yaml"] for stem in  # nothing could import their modules
+      ("a-b", "__init__", "__pycache__", "\uff4c\uff49\uff46", "a\x1b")),
+    *(["verify", "a.yaml", f"--budget={budget}"] for budget in ("nan", "inf", "-1", "long")),
+    *(["verify", "a.yaml", f"--seed={seed}"] for seed in (-1, 2**32, 10**30)),
+])  # fmt: skip
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
-    assert run(*arguments)[0] == 2
+    code, output = run(*arguments)
+    assert code == 2
+    assert "\x1b" not in output
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", f"none/{'a' * 300}"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    for command in ("check", "build", "verify") if "\0" not in name else ():  # no argument has one
+        code, output = run(command, f"{name}.yaml")
+        assert (code, "cannot be read" in output) == (1, True) or "not a module name" in output
+    for spec in (name, f"{name}.yaml", Path(name)):
+        with pytest.raises(neurogen.SpecError, match="cannot be read"):
+            neurogen.load(spec)
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "[b]:100:"
+    folder.mkdir()
+    spec = folder / "a.yaml"
+    spec.write_text("name: A\ncharge: v + y\n")
+    assert f"{spec}:2:13" in run("build", spec, "-o", tmp_path)[1].replace("\n", "")
+    for form in ("text", "github"):
+        output = run("check", "--format", form, tmp_path / "\x1b[2J\udcff.yaml")[1]
+        assert "[2J" in output
+        assert "\x1b" not in output
+        assert "\udcff" not in output
+
+
+def test_a_script_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurogen.tools.verify import report
+
+    def run_(*arguments: object) -> bool:
+        raise FileNotFoundError(2, "No such file or directory", "none/a_fails.py")
+
+    monkeypatch.setattr(report, "run", run_)
+    code, output = run("verify", "a.yaml", "-o", "none")
+    assert (code, "cannot write none/a_fails.py" in output) == (1, True)
+
+
+TRAINED = """
+import sys, torch
+from contextlib import nullcontext
+from neurogen.backends.cupy.launch import emulated
+from out.a import ANode
+x = torch.rand(3, 2, requires_grad=True)
+with emulated() if sys.argv[1] == "cupy" else nullcontext():
+    ANode(step_mode="m", backend=sys.argv[1])(x).sum().backward()
+"""
+
+
+@pytest.mark.parametrize(("runs_on", "built"), [("cpp", "cpp"), ("auto", "cpp"), ("cupy", "cupy")])
+def test_kernels_that_are_not_the_modules_are_not_run(
+    tmp_path: Path, runs_on: str, built: str
+) -> None:
+    def train() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", TRAINED, runs_on], capture_output=True, text=True, check=False,
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    spec, out = tmp_path / "a.yaml", tmp_path / "out"
+    spec.write_text("name: A\ncharge: v + x\n")
+    assert run("build", spec, "-o", out)[0] == 0
+    # Kernels that read more states and constants than the module's call gives them.
+    own = "states: {v: 0, a: 0, b: 0}\ncharge: {a: a + k * x, b: b + a, v: v + b}\n"
+    spec.write_text(f"name: A\nparameters: {{k: 2.0}}\n{own}")
+    assert run("build", spec, "-o", out, "--backend", built)[0] == 0
+    done = train()
+    assert done.returncode == 1, done
+    assert re.search(r"BackendError: .*out/a/kernels\.(cpp|cu) is .*run `neurogen build` again",
+                     done.stderr)  # fmt: skip
+    assert run("build", spec, "-o", out)[0] == 0
+    assert train().returncode == 0
 
 
 def test_module_is_the_command() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import unprivileged
 
-from neurogen.compiler.artefact import Artefact
+from neurogen.compiler.artefact import Artefact, _machine
 from neurogen.compiler.pipeline import compile_file
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +98,27 @@ def test_the_file_of_a_living_writer_is_left_alone(tmp_path: Path) -> None:
         other.communicate()
     Artefact("b.txt", "again").write(tmp_path)
     assert sorted(texts(tmp_path)) == [mine.name, "a.txt", "b.txt"]
+
+
+def test_what_only_looks_like_a_leftover(tmp_path: Path) -> None:
+    start = f".a.txt.{_machine()}"
+    for middle in ("9" * 30, "-" + "9" * 30, "0", "x", "999999999"):
+        (tmp_path / f"{start}.{middle}.x.tmp").mkdir()
+    Artefact("a.txt", "text").write(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "text"
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError) as found:
+        Artefact("a.txt", "text").write(tmp_path)
+    assert found.value.filename == str(tmp_path / "a.txt")
+    name = "a" * 240  # and the temporary's is too long
+    with pytest.raises(OSError) as found:
+        Artefact(name, "text").write(tmp_path)
+    assert found.value.filename == str(tmp_path / name)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -6,12 +6,16 @@ Expected values come from a LIF step written by hand in plain torch (`by_hand`).
 from __future__ import annotations
 
 import copy
+import ctypes
+import dataclasses
 import gc
+import grp
 import inspect
 import itertools
 import math
 import os
 import pickle
+import pwd
 import subprocess
 import sys
 import types
@@ -27,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from neurogen.backends import toolchain
 from neurogen.backends.cpp import launch
+from neurogen.compiler.pipeline import compile_file
 from neurogen.errors import BackendError
 from neurogen.loading import load, load_text
 from neurogen.nn import surrogate
@@ -35,6 +40,7 @@ from neurogen.runtime.base import BaseNode
 from neurogen.runtime.memory import MemoryModule
 from neurogen.runtime.neuron import Neuron
 
+ROOT = Path(__file__).parents[1]
 both = pytest.mark.parametrize("runs_on", ["torch", "cpp"])
 TWO_INPUTS = "name: Gated\ninputs: [x, gate]\ncharge: v + x * gate"
 
@@ -804,6 +810,35 @@ def test_code_of_another_abi_is_refused() -> None:
         exec(text.format(-1), {"__name__": "stale"})
 
 
+@pytest.mark.parametrize("file", ["kernels.cpp", "kernels.cu"])
+def test_kernels_belong_to_their_module(tmp_path: Path, file: str) -> None:
+    compiled = compile_file(ROOT / "specs" / "lif.yaml")
+    for artefact in compiled.artefacts:
+        artefact.write(tmp_path)
+    text, path = (tmp_path / file).read_text(), tmp_path / file
+    ours = dataclasses.replace(load("lif").kernels, module=str(tmp_path / "__init__.py"), texts=())
+    assert ours.text(file) == text
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    assert ours.text(file) == text, "Git may end lines so"
+    header, _, body = text.partition("\n")
+    others = (ROOT / "generated" / "plif" / file).read_text()
+    for wrong in (
+        others,
+        f"{header}\n{body.replace('v + (x', 'v - (x')}",
+        text[:-100],
+        "",
+        "\udcff",
+    ):
+        path.write_bytes(wrong.encode(errors="surrogateescape"))
+        with pytest.raises(
+            BackendError, match=rf"{file} is .*not the file.*`neurogen build` again"
+        ):
+            ours.text(file)
+    path.unlink()
+    with pytest.raises(BackendError, match=rf"{file} is missing"):
+        ours.text(file)
+
+
 class Straight(surrogate.Sigmoid):
     """A surrogate in Python: its parent's kernel does not know of it."""
 
@@ -1096,6 +1131,111 @@ def test_a_cache_that_others_can_write(fresh: Path) -> None:
             lif(backend="cpp")
     fresh.parent.chmod(0o1777)  # as /tmp: others cannot rename what is mine
     assert toolchain.cache_folder() == fresh
+
+
+def test_a_group_that_can_write_beside_the_cache(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh.mkdir(parents=True, mode=0o700)
+    me = pwd.getpwuid(os.getuid()).pw_name
+    groups = {
+        "of me alone": (me, [me]), "of two": (me, ["someone", me]), "of all": ("users", []),
+    }  # fmt: skip
+    for kind, (name, members) in groups.items():
+        group = grp.struct_group((name, "x", 1, members))
+        monkeypatch.setattr(grp, "getgrgid", lambda gid, group=group: group)
+        for mode, trusted in ((0o750, True), (0o1770, True), (0o770, kind == "of me alone")):
+            fresh.parent.chmod(mode)
+            fresh.parent.parent.chmod(0o770)  # a project's folder, or a home of a cluster's
+            if trusted:
+                assert toolchain.cache_folder() == fresh
+            else:
+                with pytest.raises(
+                    BackendError, match=f"{fresh.parent} is another's or can be wri"
+                ):
+                    toolchain.cache_folder()
+    fresh.parent.chmod(0o700)
+    fresh.parent.parent.chmod(0o777)
+    with pytest.raises(BackendError, match=f"as {fresh.parent.parent} is another's or can be writ"):
+        toolchain.cache_folder()
+
+
+def test_links_to_the_cache(fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fresh.parent.mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(fresh.parent)
+    monkeypatch.setenv("NEUROGEN_CACHE", str(tmp_path / "link"))
+    assert toolchain.cache_folder() == fresh, "where it leads, now and later"
+    if os.getuid():
+        pytest.skip("root alone can give a file away")
+    os.chown(tmp_path / "link", 12345, -1, follow_symlinks=False)
+    with pytest.raises(BackendError, match=f"as {tmp_path / 'link'} is another's"):
+        toolchain.cache_folder()
+    os.chown(tmp_path / "link", 0, -1, follow_symlinks=False)
+    for folder in (fresh.parent, fresh):
+        os.chown(folder, 12345, -1)
+        with pytest.raises(BackendError, match=rf"as {tmp_path}\S+ is another's"):
+            toolchain.cache_folder()
+        os.chown(folder, 0, -1)
+    assert toolchain.cache_folder() == fresh
+
+
+@pytest.mark.parametrize("end", [".so", ".sha256", ".so.lock", ".work"])
+def test_what_is_no_file_of_the_cache_is_replaced(fresh: Path, end: str) -> None:
+    library = build(1)
+    path = library.with_suffix(end)
+    for other in (library, path):
+        other.unlink(missing_ok=True)
+    if end == ".work":
+        path.write_text("a file where a folder should be")
+    else:
+        path.mkdir()
+        (path / "in it").touch()
+    assert build(1).is_file()
+    assert {path.suffix for path in fresh.iterdir()} == {".so", ".sha256", ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("CXX", '"', r'CXX=" cannot be read \(No closing quotation\)'),
+        ("CXX", "true", "true ended well and wrote no library"),
+        (
+            "NEUROGEN_CACHE",
+            "~nobody-of-this-name/x",
+            r"cannot be used.*home.*set NEUROGEN_CACHE",
+        ),
+    ],
+)
+def test_an_environment_that_is_wrong(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(toolchain, "compiler", toolchain.compiler.__wrapped__)
+    x = inputs(4, 3)
+    with pytest.warns(RuntimeWarning, match=rf"running on backend 'torch'.*{said}"):
+        assert torch.equal(lif()(x), by_hand(x)[0])
+    with pytest.raises(BackendError, match=said):
+        lif(backend="cpp")
+
+
+def test_options_of_the_compiler_are_read_where_it_runs(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(toolchain, "compiler", toolchain.compiler.__wrapped__)
+    monkeypatch.setenv("CXX", "g++ -Iown")
+    text = '#include "answer.h"\nextern "C" int answer() { return ANSWER; }\n'
+    for answer in (1, 2):
+        header = tmp_path / str(answer) / "own" / "answer.h"
+        header.parent.mkdir(parents=True)
+        header.write_text(f"#define ANSWER {answer}\n")
+        monkeypatch.chdir(header.parent.parent)
+        library = ctypes.CDLL(str(toolchain.shared_library(text, "", ("-O0",))))
+        assert library.answer() == answer
+    # A compiler that is named by a relative path stays the one that it was.
+    (tmp_path / "1" / "compiler").symlink_to("/bin/true")
+    monkeypatch.chdir(tmp_path / "1")
+    monkeypatch.setenv("CXX", "./compiler")
+    assert toolchain.compiler() == (str(tmp_path / "1" / "compiler"),)
 
 
 def test_a_cache_that_cannot_be_used(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

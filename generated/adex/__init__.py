@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class AdExNode(Neuron):
@@ -83,7 +83,14 @@ class AdExNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(-1, 640, -1, 1, -1, 1))
+    kernels = Kernels(
+        __file__,
+        kept=(-1, 640, -1, 1, -1, 1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "3d6f4a6a9daadabc"),
+            ("kernels.cu", "1933bad441e91ea2"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
-abi = 4
+abi = 5
 
 
 class AdLIFNode(Neuron):
@@ -78,7 +78,14 @@ class AdLIFNode(Neuron):
         "a": Learnable(lambda p: 0, "layer", "clamp", (-1.0, 1.0), None),
         "b": Learnable(lambda p: 1, "layer", "clamp", (0.0, 2.0), None),
     }
-    kernels = Kernels(__file__, kept=(10, 1, 28, 32, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(10, 1, 28, 32, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "dc263e38e339a9f1"),
+            ("kernels.cu", "ced4f992d0d727b3"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import PiecewiseQuadratic, Surrogate
 
-abi = 4
+abi = 5
 
 
 class ALIFNode(Neuron):
@@ -78,7 +78,14 @@ class ALIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(1, -1, -1, -1, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(1, -1, -1, -1, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "239919479c1eda25"),
+            ("kernels.cu", "27ab969d07a5bc66"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

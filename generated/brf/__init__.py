@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class BRFNode(Neuron):
@@ -79,7 +79,14 @@ class BRFNode(Neuron):
         "omega": Learnable(lambda p: 10, "layer", "clamp", (-99.0, 99.0), None),
         "b_offset": Learnable(lambda p: 1, "layer", "identity", None, None),
     }
-    kernels = Kernels(__file__, kept=(-1, -1, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(-1, -1, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "a4a9e7f047539684"),
+            ("kernels.cu", "4d839a2500e9cadb"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
-abi = 4
+abi = 5
 
 
 class CLIFNode(Neuron):
@@ -61,7 +61,14 @@ class CLIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(1, -1, -1, -1, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(1, -1, -1, -1, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "fb3796166b182b62"),
+            ("kernels.cu", "5c12b9bf79b5add5"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

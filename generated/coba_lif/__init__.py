@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class CobaLIFNode(Neuron):
@@ -83,7 +83,14 @@ class CobaLIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(-1, -1, -1, -1, -1, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(-1, -1, -1, -1, -1, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "eee3156ae33757a4"),
+            ("kernels.cu", "be73e29f5ccc2d64"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_g_e_to_h_g_e", "V.g_e", "H.g_e"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class CubaLIFNode(Neuron):
@@ -76,7 +76,14 @@ class CubaLIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(20, 32, 72, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(20, 32, 72, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "b446dbcd495356fe"),
+            ("kernels.cu", "d2aa66903064dc41"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_i_to_h_i", "V.i", "H.i"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class EIFNode(Neuron):
@@ -68,7 +68,14 @@ class EIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(-1, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(-1, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "034cd6de84715af8"),
+            ("kernels.cu", "46da6cb442170501"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class ElementwiseRecurrentLIFNode(Neuron):
@@ -69,7 +69,14 @@ class ElementwiseRecurrentLIFNode(Neuron):
     learnable = {
         "w": Learnable(lambda p: p.init_w, "layer", "identity", None, None),
     }
-    kernels = Kernels(__file__, kept=(4, 5, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(4, 5, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "a8252352c85a4e89"),
+            ("kernels.cu", "50be1c382fbf4de6"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

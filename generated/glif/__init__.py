@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron, Shape
 from neurogen.runtime.surrogate import Rect, Surrogate
 
-abi = 4
+abi = 5
 
 
 class GLIFNode(Neuron):
@@ -91,7 +91,14 @@ class GLIFNode(Neuron):
         "v_threshold": Learnable(lambda p: torch.log(p.number_(1)), "layer", "sigmoid", None, None),
         "v_subreset": Learnable(lambda p: torch.log(p.number_(1)), "layer", "sigmoid", None, None),
     }
-    kernels = Kernels(__file__, kept=(-1, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(-1, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "0da358a43e4621b8"),
+            ("kernels.cu", "fe07552bb138207a"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class IFNode(Neuron):
@@ -53,7 +53,14 @@ class IFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(0, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(0, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "8c7248a419f582f8"),
+            ("kernels.cu", "fb98f9e6c6041bcc"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

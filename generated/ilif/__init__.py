@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class ILIFNode(Neuron):
@@ -61,7 +61,14 @@ class ILIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(1, -1, 2))
+    kernels = Kernels(
+        __file__,
+        kept=(1, -1, 2),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "e353073f644e1bf5"),
+            ("kernels.cu", "ad6745f4f5e27cf4"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

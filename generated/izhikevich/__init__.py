@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class IzhikevichNode(Neuron):
@@ -70,7 +70,14 @@ class IzhikevichNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(-1, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(-1, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "781f85ba883bb023"),
+            ("kernels.cu", "760811ab167efd26"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

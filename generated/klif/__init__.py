@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class KLIFNode(Neuron):
@@ -67,7 +67,14 @@ class KLIFNode(Neuron):
     learnable = {
         "k": Learnable(lambda p: 1, "layer", "identity", None, None),
     }
-    kernels = Kernels(__file__, kept=(2, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(2, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "81ec67064daea725"),
+            ("kernels.cu", "ebb6dd60e3e6f28e"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

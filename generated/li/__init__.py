@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class LINode(Neuron):
@@ -53,7 +53,14 @@ class LINode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(1,))
+    kernels = Kernels(
+        __file__,
+        kept=(1,),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "328e2e5243267680"),
+            ("kernels.cu", "cbea1579fe805c26"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class LIFNode(Neuron):
@@ -62,7 +62,14 @@ class LIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(2, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(2, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "4719646ed472332a"),
+            ("kernels.cu", "6c0200e60defc151"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

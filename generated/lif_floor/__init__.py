@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class LIFFloorNode(Neuron):
@@ -64,7 +64,14 @@ class LIFFloorNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(2, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(2, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "3be4501960b3d804"),
+            ("kernels.cu", "7d8355e929d0511c"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class LIFRefractoryNode(Neuron):
@@ -66,7 +66,14 @@ class LIFRefractoryNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(2, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(2, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "9799255e61c2bf16"),
+            ("kernels.cu", "e6a2c4837bf957ac"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

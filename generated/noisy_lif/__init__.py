@@ -14,7 +14,7 @@ from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.stochastic import StochasticNeuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class NoisyLIFNode(StochasticNeuron):
@@ -67,7 +67,14 @@ class NoisyLIFNode(StochasticNeuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(2, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(2, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "b5d05b5fd354b09e"),
+            ("kernels.cu", "7340c91ac45be2d3"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

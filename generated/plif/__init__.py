@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class PLIFNode(Neuron):
@@ -71,7 +71,14 @@ class PLIFNode(Neuron):
         "w": Learnable(lambda p: -torch.log(p.init_tau - 1), "layer", "identity", None, lambda p: p.constrained),
         "tau": Learnable(lambda p: 1 / p.init_tau, "layer", "identity", None, lambda p: not p.constrained),
     }
-    kernels = Kernels(__file__, kept=(2, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(2, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "826ce45d118d1acc"),
+            ("kernels.cu", "b10266b591c53802"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

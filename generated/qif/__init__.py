@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class QIFNode(Neuron):
@@ -69,7 +69,14 @@ class QIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(-1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(-1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "bd49e03ffd089ad0"),
+            ("kernels.cu", "353a0d1154e52155"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

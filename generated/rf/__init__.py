@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class RFNode(Neuron):
@@ -74,7 +74,14 @@ class RFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(9, 18, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(9, 18, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "9d82c0bf3fdf580d"),
+            ("kernels.cu", "ef0270d43f792f5a"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_u_to_h_u", "V.u", "H.u"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class RIFNode(Neuron):
@@ -59,7 +59,14 @@ class RIFNode(Neuron):
     learnable = {
         "w": Learnable(lambda p: p.init_w, "layer", "identity", None, None),
     }
-    kernels = Kernels(__file__, kept=(1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "b3847d2e612ed90c"),
+            ("kernels.cu", "28caf92060823114"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class SquareIFNode(Neuron):
@@ -50,7 +50,14 @@ class SquareIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(0, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(0, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "127ad30a77a341c8"),
+            ("kernels.cu", "ce9a0a122db0042a"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class SRMNode(Neuron):
@@ -92,7 +92,14 @@ class SRMNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(0, 5, 10, 32, 64, -1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(0, 5, 10, 32, 64, -1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "170c3acdf8daeedb"),
+            ("kernels.cu", "36149bdc1756734c"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

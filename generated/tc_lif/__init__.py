@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class TCLIFNode(Neuron):
@@ -68,7 +68,14 @@ class TCLIFNode(Neuron):
         "c_1": Learnable(lambda p: torch.log(p.number_(1)), "layer", "sigmoid", None, None),
         "c_2": Learnable(lambda p: torch.log(p.number_(1)), "layer", "sigmoid", None, None),
     }
-    kernels = Kernels(__file__, kept=(0, 1, 2, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(0, 1, 2, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "d169240f49c334a1"),
+            ("kernels.cu", "faef3febbf9d3cbf"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_d_to_h_d", "V.d", "H.d"),

@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Sigmoid, Surrogate
 
-abi = 4
+abi = 5
 
 
 class TempotronNode(Neuron):
@@ -76,7 +76,14 @@ class TempotronNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(0, 5, 10, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(0, 5, 10, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "7c3cc6e21c8aa947"),
+            ("kernels.cu", "d59d67f8bfec61c8"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h_v", "S", "H.v"),

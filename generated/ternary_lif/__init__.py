@@ -13,7 +13,7 @@ from neurogen.runtime.abi import Blocks, Bound, Constant, Kernels, Learnable
 from neurogen.runtime.neuron import Neuron
 from neurogen.runtime.surrogate import Rect, Surrogate
 
-abi = 4
+abi = 5
 
 
 class TernaryLIFNode(Neuron):
@@ -61,7 +61,14 @@ class TernaryLIFNode(Neuron):
     }
     learnable = {
     }
-    kernels = Kernels(__file__, kept=(1, -1))
+    kernels = Kernels(
+        __file__,
+        kept=(1, -1),
+        digests=(  # of the files beside this one
+            ("kernels.cpp", "4f33398d4541a28e"),
+            ("kernels.cu", "ea9bbbe75ce71ab8"),
+        ),
+    )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what
         step=(
             ("grad_s_to_h", "S", "H.v"),

@@ -13,8 +13,11 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
+from collections.abc import Collection
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +35,9 @@ INSTALL = (
     "no C++ compiler was found (set CXX, or install one: `apt install g++`, `dnf install gcc-c++`, "
     "`xcode-select --install`)."
 )
+
+#: The administrator; the second number is that of owners whom a sandbox does not know.
+ROOT = (0, 65534)
 
 #: What `unusable` compiles.
 PROBE = '#include "neurogen/cpu.h"\nextern "C" int64_t probe() { return neurogen::LANES; }\n'
@@ -53,17 +59,23 @@ def shared_library(text: str, surrogate: str, flags: tuple[str, ...]) -> Path:
         raise BackendError(INSTALL)
     flags = (*FLAGS, *flags)
     digest = hashlib.sha256()
-    key = (str(ABI), text, surrogate, headers(), *flags, *command, identity(command), processor())
+    place = os.getcwd() if any(word.startswith(("-", "@")) for word in command) else ""
+    key = (str(ABI), text, surrogate, headers(), *flags, *command, identity(command), processor(),
+           place)  # options of CXX may name files relative to it  # fmt: skip
     for part in key:
-        digest.update(part.encode() + b"\0")
+        digest.update(part.encode(errors="surrogateescape") + b"\0")
     folder = cache_folder()
     target = folder / f"{digest.hexdigest()[:32]}.so"
     if _is_intact(target):
         return target
     from filelock import FileLock  # noqa: PLC0415 - only when something is compiled
 
+    lock = Path(f"{target}.lock")
     try:
-        with FileLock(f"{target}.lock"):
+        for path in (target, target.with_suffix(".sha256"), lock):
+            if path.is_dir():
+                _remove(path)
+        with FileLock(lock):
             if not _is_intact(target):
                 _compile([*command, *flags], text, surrogate, target)
     except OSError as error:
@@ -87,7 +99,7 @@ def unusable() -> str:
 
 def _compile(command: list[str], text: str, surrogate: str, target: Path) -> None:
     work = target.with_suffix(".work")  # its lock is held: what is there was left by a killed one
-    shutil.rmtree(work, ignore_errors=True)
+    _remove(work)
     try:
         (work / "neurogen").mkdir(parents=True, mode=0o700)
         source, built, checksum = (work / f"kernels.{end}" for end in ("cpp", "so", "sha256"))
@@ -104,12 +116,23 @@ def _compile(command: list[str], text: str, surrogate: str, target: Path) -> Non
                 f"{command[0]} could not compile a kernel (exit {run.returncode}):\n"
                 f"{run.stderr[-4000:]}"
             )
+        if not built.is_file():
+            raise BackendError(
+                f"{command[0]} ended well and wrote no library; set CXX to a C++ compiler."
+            )
         built.chmod(0o700)
         checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest(), encoding="ascii")
         os.replace(checksum, target.with_suffix(".sha256"))
         os.replace(built, target)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _remove(work)
+
+
+def _remove(path: Path) -> None:
+    """Remove what is in a place of the cache's, be it a file or a folder."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # a folder that cannot be removed is complained of where it matters
+        path.unlink()
 
 
 def replace(target: Path, data: bytes) -> None:
@@ -131,11 +154,20 @@ def _is_intact(target: Path) -> bool:
 
 @cache
 def compiler() -> tuple[str, ...] | None:
-    """The system's C++ compiler: CXX (`ccache g++`, too), or the first of g++, clang++, c++."""
-    asked = shlex.split(os.environ.get("CXX", ""))
+    """The system's C++ compiler: CXX (`ccache g++`, too), or the first of g++, clang++, c++.
+
+    Raises:
+        BackendError: CXX is no list of words.
+    """
+    try:
+        asked = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise BackendError(
+            f"CXX={os.environ['CXX']} cannot be read ({error}); set it to a C++ compiler."
+        ) from None
     for name, *options in [asked] if asked else [["g++"], ["clang++"], ["c++"]]:
         if found := shutil.which(name):
-            return (found, *options)
+            return (os.path.abspath(found), *options)
     return None
 
 
@@ -178,24 +210,56 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_path  # noqa: PLC0415
 
     asked = os.environ.get("NEUROGEN_CACHE")
-    folder = (Path(asked).expanduser() if asked else user_cache_path("neurogen")) / "cpp"
+    folder = (Path(asked) if asked else user_cache_path("neurogen")) / "cpp"
     try:
+        folder = folder.expanduser()
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(exist_ok=True, mode=0o700)
-        status, above = folder.stat(), folder.parent.stat()
-    except OSError as error:
-        reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
+        exposed = _exposed(folder) if hasattr(os, "getuid") else None
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home folder of nobody
+        reason = "a file is in its place" if isinstance(error, FileExistsError) else (
+            getattr(error, "strerror", error)
+        )  # fmt: skip
         raise BackendError(
             f"the compile cache {folder} cannot be used ({reason}); set NEUROGEN_CACHE to a folder "
             "of your own."
         ) from None
-    # A folder above it that all may write to (without the sticky bit) lets them put another there.
-    exchangeable = above.st_mode & 0o002 and not above.st_mode & 0o1000
-    if hasattr(os, "getuid") and (
-        status.st_uid != os.getuid() or status.st_mode & 0o022 or exchangeable
-    ):
+    if exposed is not None:
         raise BackendError(
-            f"the compile cache {folder} can be written by others; set NEUROGEN_CACHE to a folder "
-            "that only you can write (chmod 700)."
+            f"the compile cache {folder} cannot be trusted, as {exposed} is another's or can be "
+            "written by others; set NEUROGEN_CACHE to a folder that only you can write (chmod 700)."
         )
-    return folder
+    return folder.resolve()  # links are followed once
+
+
+def _exposed(folder: Path) -> Path | None:
+    """What lets others put files of theirs into the cache: it, a folder above it, a link to it."""
+    me, sticky = os.getuid(), stat.S_ISVTX  # where that is set, all rename their own only
+    for link in (folder, folder.parent):
+        if link.lstat().st_uid not in (me, *ROOT):
+            return link
+    real = folder.resolve()
+    above = 0o002 if _is_private(real.parent.stat().st_gid) else 0o022
+    rules: list[tuple[Path, Collection[int] | None, int, int]] = [
+        (real, (me,), 0o022, 0),
+        (real.parent, (me, *ROOT), above, sticky),
+        *((path, None, 0o002, sticky) for path in real.parent.parents),
+    ]
+    for path, owners, forbidden, pardon in rules:
+        status = path.stat()
+        written = status.st_mode & forbidden and not status.st_mode & pardon
+        if written or (owners is not None and status.st_uid not in owners):
+            return path
+    return None
+
+
+def _is_private(group: int) -> bool:
+    """Whether a group is its user's own, of the same name, as many systems make for each user."""
+    import grp  # noqa: PLC0415 - where there are groups
+    import pwd  # noqa: PLC0415
+
+    try:
+        name, found = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_name == name and not {*found.gr_mem} - {name}

@@ -6,10 +6,12 @@ In: paths and text. Out: files. The only module of the compiler that touches the
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import platform
 import tempfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,11 @@ class Artefact:
 
     path: str
     text: str
+
+    @property
+    def digest(self) -> str:
+        """Digest of the text, by which a generated module knows the kernels that are its own."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def is_fresh(self, folder: Path) -> bool:
         """Whether the file under `folder` holds exactly this text."""
@@ -48,6 +55,14 @@ class Artefact:
             return False
         target = folder / self.path
         target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._put(target)
+        except OSError as error:
+            error.filename = str(target)  # not its temporary's; a full disk has none
+            raise
+        return True
+
+    def _put(self, target: Path) -> None:
         _sweep(target)
         descriptor, temporary = tempfile.mkstemp(
             prefix=f".{target.name}.{_machine()}.{os.getpid()}.", suffix=".tmp", dir=target.parent
@@ -61,12 +76,9 @@ class Artefact:
             os.umask(umask)
             os.chmod(temporary, 0o666 & ~umask)
             os.replace(temporary, target)
-        except BaseException as error:
+        except BaseException:
             Path(temporary).unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.filename is None:  # a full disk has no name
-                error.filename = str(target)
             raise
-        return True
 
 
 def _machine() -> str:
@@ -80,6 +92,7 @@ def _sweep(target: Path) -> None:
         try:
             os.kill(int(leftover.name.split(".")[-3]), 0)
         except ProcessLookupError:
-            leftover.unlink(missing_ok=True)
-        except (ValueError, OSError):
+            with suppress(OSError):  # another writer was quicker, or it is a folder
+                leftover.unlink()
+        except (ValueError, OverflowError, OSError):
             continue  # not ours

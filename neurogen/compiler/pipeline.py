@@ -51,8 +51,9 @@ def compile_text(text: str, file: str = "<text>") -> Compiled:
     """
     model = build_model(*read_spec(text, file))
     program = build_program(model)
-    artefacts = tuple(emit(model, program) for emit in _emitters())
-    return Compiled(model, program, artefacts)
+    *kernels, module = _emitters()
+    texts = tuple(emit(model, program) for emit in kernels)
+    return Compiled(model, program, (*texts, module(model, program, texts)))
 
 
 def check_file(path: Path) -> tuple[Mistake, ...]:
@@ -84,8 +85,8 @@ def read_file(path: Path) -> str:
             data = stream.read(MAX_FILE + 1)
     except IsADirectoryError:
         raise fail("is a directory", f"name its files: {path}/*.yaml") from None
-    except OSError as error:
-        raise fail(f"cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a name with a NUL in it is a ValueError
+        raise fail(f"cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(data) > MAX_FILE:
         raise fail(f"is larger than {MAX_FILE} bytes; a spec is a few lines")
     try:
@@ -107,10 +108,11 @@ def surrogate_table() -> Artefact:
 
 
 def backends() -> tuple[str, ...]:
-    """The backends with an emitter, in a fixed order."""
+    """The backends with an emitter, in a fixed order; the module's last, it knows the others."""
     folder = Path(__file__).parent.parent / "backends"
-    return tuple(sorted(path.parent.name for path in folder.glob("*/emit.py")))
+    names = (path.parent.name for path in folder.glob("*/emit.py"))
+    return tuple(sorted(names, key=lambda name: (name == "torch", name)))
 
 
-def _emitters() -> tuple[Callable[[Model, Program], Artefact], ...]:
+def _emitters() -> tuple[Callable[..., Artefact], ...]:
     return tuple(import_module(f"neurogen.backends.{name}.emit").emit for name in backends())

@@ -6,6 +6,7 @@ arguments are packed: every field has eight bytes, in the order of `arguments.h.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-ABI = 4
+from neurogen.errors import BackendError
+
+ABI = 5
 SURROGATE_PARAMETERS = 4
 
 
@@ -81,10 +84,14 @@ class Kernels:
         module: `__file__` of the generated module.
         kept: For each value of a step that the backward pass may keep, the constants (bits) whose
             gradients read it; -1 where it is always read.
+        digests: Of the files' texts. Kernels read their arguments by raw pointers: those of another
+            spec, or of another version, would read anything.
+        texts: Those of kernels in memory.
     """
 
     module: str
     kept: tuple[int, ...]
+    digests: tuple[tuple[str, str], ...] = ()
     texts: tuple[tuple[str, str], ...] = ()
 
     def rows(self, wanted: int) -> int:
@@ -92,11 +99,25 @@ class Kernels:
         return sum(mask < 0 or mask & wanted != 0 for mask in self.kept)
 
     def text(self, file: str) -> str:
-        """The text of `kernels.cpp` or `kernels.cu`."""
+        """The text of `kernels.cpp` or `kernels.cu`.
+
+        Raises:
+            BackendError: The file beside the module is not the one that was generated with it.
+        """
         for name, text in self.texts:
             if name == file:
                 return text
-        return Path(self.module).with_name(file).read_text(encoding="utf-8")
+        path = Path(self.module).with_name(file)
+        try:
+            text = path.read_text(encoding="utf-8")  # whatever ends its lines
+        except (OSError, UnicodeDecodeError):
+            text = ""
+        if hashlib.sha256(text.encode()).hexdigest()[:16] != dict(self.digests).get(file):
+            raise BackendError(
+                f"{path} is missing, or is not the file that was generated with {self.module}; run "
+                "`neurogen build` again, for all backends, and import the module anew."
+            )
+        return text
 
 
 @dataclass(frozen=True, slots=True)

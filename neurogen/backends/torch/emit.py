@@ -17,11 +17,11 @@ from neurogen.compiler.program import DETACH_RESET, Assign, Block, Constant, Ker
 from neurogen.compiler.surrogates import TABLE
 from neurogen.compiler.transforms import raw
 
-ABI = 4  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
+ABI = 5  # of the module's declarations; neurogen.runtime.abi.ABI must be equal
 
 
-def emit(model: Model, program: Program) -> Artefact:
-    """The Python text of a neuron."""
+def emit(model: Model, program: Program, kernels: Iterable[Artefact]) -> Artefact:
+    """The Python text of a neuron; it names the digests of the kernels that belong to it."""
     spec = model.spec
     flags = frozenset((*program.flags, DETACH_RESET))
     like = safe(program.inputs[0])
@@ -75,6 +75,7 @@ def emit(model: Model, program: Program) -> Artefact:
                 "inputs": _tuple(program.inputs),
                 "states": _tuple(s.name for s in program.states),
                 "kept": repr(tuple(kept_rows(program).values())),
+                "digests": [_tuple((kernel.path, kernel.digest)) for kernel in kernels],
                 "differentiable": repr(tuple(s.differentiable for s in program.states)),
                 "flags": _tuple(program.flags),
                 "noises": repr({n.name: n.eval for n in program.noise}) if program.noise else "",

@@ -6,14 +6,16 @@ In: specs and settings. Out: text on stdout, progress on stderr, a file where on
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import click
+import torch
 from rich.console import Console
-from rich.progress import Progress, TaskID
+from rich.progress import Progress, TaskID, TextColumn
 
 from neurogen.compiler.artefact import Artefact
 from neurogen.compiler.pipeline import read_file
@@ -21,6 +23,22 @@ from neurogen.loading import load_text, zoo
 from neurogen.tools.bench import measure, report, static
 from neurogen.tools.bench.compare import Comparison, compare
 from neurogen.tools.verify.nodes import is_arithmetic
+
+#: An element's input, output and their gradients, and the integer that the input is made of.
+LEAST_BYTES = 4 * 4 + 8
+
+
+def too_large(shapes: Sequence[tuple[int, int]], device: str) -> str:
+    """Why a shape cannot be measured on a device, empty if nothing is known against it."""
+    if device.startswith("cuda"):
+        memory = torch.cuda.get_device_properties(device).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for steps, neurons in shapes:
+        if (wanted := LEAST_BYTES * steps * neurons) > memory:
+            return (f"{steps}x{neurons} takes at least {wanted / 2**30:.0f} GiB of memory, of "
+                    f"{memory / 2**30:.0f}; make it smaller")  # fmt: skip
+    return ""
 
 
 def all_specs() -> list[Path]:
@@ -37,7 +55,7 @@ def rows_of(paths: Sequence[Path]) -> list[static.Row]:
     """
     static.version()
     rows: list[static.Row] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with _bar() as progress:
         for path in progress.track(sorted(set(paths)), description="compiling"):
             rows += static.report(path.stem, load_text(read_file(path), str(path)))
     return rows
@@ -65,7 +83,7 @@ def static_check(paths: Sequence[Path], whole: bool, out: Path) -> bool:
         whole: Whether those are all that the report is about.
         out: The report.
     """
-    old = out.read_text(encoding="utf-8") if out.is_file() else ""
+    old = out.read_text(encoding="utf-8", errors="replace") if out.is_file() else ""
     made, here = report.made_with(old), static.version()
     if old and made != here:
         click.echo(
@@ -88,7 +106,7 @@ def measured(
 ) -> None:  # fmt: skip
     """Measure specs beside contenders, and print what was found."""
     machine = measure.machine(device)
-    console = Console()
+    console = Console(markup=False, emoji=False)  # what is printed names files
     if not as_json:
         console.print(report.machine_line(machine), highlight=False)
     found: list[Comparison] = []
@@ -96,7 +114,7 @@ def measured(
         text = read_file(path)
         cls = load_text(text, str(path))
         for shape in shapes:
-            with Progress(console=Console(stderr=True), transient=True) as progress:
+            with _bar() as progress:
                 task = progress.add_task(path.stem, total=len(names) + 3)
                 tell = partial(_tell, progress, task, path.stem)
                 with measure.empty_caches():
@@ -109,6 +127,13 @@ def measured(
     if as_json:
         comparisons = [asdict(comparison) for comparison in found]
         click.echo(json.dumps({"machine": machine, "comparisons": comparisons}, indent=2))
+
+
+def _bar() -> Progress:
+    """A progress bar on stderr that shows names as they are."""
+    description = TextColumn("{task.description}", markup=False)
+    columns = (description, *Progress.get_default_columns()[1:])
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def _tell(progress: Progress, task: TaskID, stem: str, what: str) -> None:

@@ -1,6 +1,6 @@
 // What every generated kernel needs around its equations, as C++ and as CUDA text:
 // the types of the arguments, storage formats, broadcasting, and the ordered sum of gradients.
-// ABI 4: change runtime/abi.py with it.
+// ABI 5: change runtime/abi.py with it.
 #pragma once
 
 #include "neurogen/math.h"
