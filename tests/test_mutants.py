@@ -1,7 +1,8 @@
 """The tests can fail: the compiler is broken in many ways, and each of them must be noticed.
 
 The ways are data, in `mutants/mutants.yaml`; a mutant whose text is gone fails, too. Each one names
-the check that is to notice it; `--long` asks every check. What caught what is in the test report.
+the check that is to notice it, by a comparison unless it says otherwise; `--long` asks every check.
+What caught what is in the test report.
 """
 
 from __future__ import annotations
@@ -13,10 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from together import backward_variant
+
+from neurogen.backends.cpp import launch as cpp
+from neurogen.backends.cupy import launch as cupy
+from neurogen.tools.verify import Case
+from neurogen.tools.verify.nodes import build
 
 sys.path.insert(0, str(Path(__file__).parent / "mutants"))
 
-from run import applied, mutants
+from checks import LARGE, STREAMED, spec
+from run import SEEN, applied, mutants
 
 HERE = Path(__file__).parent / "mutants"
 MUTANTS = mutants()
@@ -32,6 +41,21 @@ def test_there_are_many() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant["name"])
 def test_mutants_apply(mutant: dict[str, str]) -> None:
     assert applied(mutant) and mutant["new"] != mutant["old"] and mutant["why"]
+
+
+def test_large_problems_have_several_of_everything_and_a_rest() -> None:
+    case = Case("torch", dtype=torch.float64)
+    node = build(spec("lif"), case, LARGE)
+    variant = backward_variant(node, case, len(LARGE.shape))
+    for engine in (cpp, cupy):
+        every = engine.checkpoint_every(node.kernels, variant)
+        assert (LARGE.steps - 1) // every >= 2 and LARGE.steps % every, engine.__name__
+    for problem in (LARGE, STREAMED):
+        neurons = problem.shape[0]
+        assert neurons > cpp.LANES and neurons % cpp.LANES, "one block, or no rest"
+    row, last = 4 * STREAMED.shape[0], 4 * (STREAMED.shape[0] % cpp.LANES)
+    assert sum(t * row % 32 == 0 for t in range(STREAMED.steps)) >= 2, "rows that are streamed"
+    assert last > 64 and last % 32, "whole streams, and a tail"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
@@ -53,3 +77,7 @@ def test_every_mutant_is_caught(
         record_property("mutant", outcome)
     survivors = {o["name"]: o["said"] for o in outcomes if not o["caught by"]}
     assert not survivors
+    meant = {m["name"]: (m["check"], m.get("caught", SEEN)) for m in MUTANTS}
+    found = {o["name"]: (o["caught by"], o["way"]) for o in outcomes}
+    crashed = {name: way for name, way in found.items() if way != meant[name]}
+    assert options or not crashed, "a check is to see a difference; or `caught` is to say how"
