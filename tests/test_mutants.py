@@ -8,6 +8,7 @@ What caught what is in the test report.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,12 +62,17 @@ def test_large_problems_have_several_of_everything_and_a_rest() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_mutant_is_caught(
-    part: int, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+    part: int,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     chosen = [mutant["name"] for mutant in MUTANTS[part::PARTS]]
     options = ["--every"] if request.config.getoption("--long") else []
+    folder = tmp_path_factory.getbasetemp()  # of a worker, or of all of them
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     run = subprocess.run(
-        [sys.executable, str(HERE / "run.py"), *options, *chosen],
+        [sys.executable, str(HERE / "run.py"), f"--cache={folder / 'kernels'}", *options, *chosen],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert not run.returncode, run.stderr

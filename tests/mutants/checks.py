@@ -24,7 +24,9 @@ from neurogen.compiler.pipeline import compile_text
 from neurogen.compiler.surrogates import TABLE, table_entry
 from neurogen.errors import SpecError
 from neurogen.loading import compiled_of, load_text
+from neurogen.nn import conversion, functional, layer
 from neurogen.tools.reference.curves import CURVES
+from neurogen.tools.reference.noise import normal
 from neurogen.tools.verify import BACKENDS, Case, Problem, compare_all
 from neurogen.tools.verify.determinism import threads
 from neurogen.tools.verify.example import example
@@ -104,6 +106,7 @@ charge: 0.5 * v + x + (sqrt(v) / v if v > 0 else 1)
 REPEATED = """
 name: A
 parameters: {tau: 3.0}
+dt: 0.5
 kernels:
   epsilon: exp(-s / tau) + s * exp(-s / tau)
   eta: -(s * exp(-s / tau) + exp(-s / tau)) / 2
@@ -111,6 +114,18 @@ charge: v_rest + epsilon(x) + eta(spike)
 reset: none
 """
 GAIN = "name: A\nparameters: {gain: 1.0}\ncharge: v + gain * x\nfire: none\noutput: v\n"
+STEPPED = GAIN.replace("gain: 1.0", "gain: {default: 1.0, per: step}")
+NOISY = """
+name: A
+states: {v: {init: {uniform: [0, 1]}}}
+noise: {xi: normal, eta: {kind: normal, eval: false}}
+dt: 0.25
+dynamics: {v: xi - v / 2}
+scheme: euler
+charge: v + x + eta / 4
+fire: none
+output: v
+"""
 PRELUDE = "name: A\nparameters: {rho: 0.9}\ncharge: rho * v + (1 - rho) * x\n"
 
 
@@ -292,6 +307,15 @@ def module() -> None:
     assert not torch.equal(node(x), whole), "a constant of before"
     assert torch.equal(node.v, cls(tau=8.0, step_mode="m", backend="torch").functional(x)[1]["v"])
     assert torch.equal(other(x), whole)
+    own = cls(v_reset=nn.Parameter(torch.full((5,), 0.25)), backend="torch")
+    grads = []
+    for start in (None, own.v_reset * 1):  # at rest v is v_reset, for gradients too
+        if start is not None:
+            own.reset()
+            own.v = start
+        own(x[0])
+        grads.append(torch.autograd.grad(own.v.sum(), own.v_reset)[0])
+    assert torch.equal(*grads)
     learnt = {name: nn.Parameter(torch.ones(1) * 2) for name in ("tau", "v_threshold", "v_reset")}
     node = cls(**learnt)
     node.tau = nn.Parameter(torch.ones(5) * 3)  # optimizers go by the order
@@ -322,6 +346,92 @@ def cache() -> None:
     assert "power" in before
     toolchain.headers = lambda: before + "// another"
     assert toolchain.shared_library(text, "", ("-O0", "-DANSWER=1")) not in paths
+
+
+def optimised() -> None:
+    """The kernels as users have them: no contraction, no fast-math."""
+    x = torch.randn(20, 512, generator=torch.Generator().manual_seed(5)) + 0.3
+    (y, state), (same, other) = (
+        load_text(spec("alif"))(backend=backend).functional(x) for backend in ("torch", "cpp")
+    )
+    assert torch.equal(y, same) and all(torch.equal(state[name], other[name]) for name in state)
+
+
+def steps() -> None:
+    """Values per time step: all at once, one by one, their gradients."""
+    unoptimised()
+    generator = torch.Generator().manual_seed(6)
+    x, gain = (torch.rand(n, dtype=F64, generator=generator) for n in ((5, cpp.LANES + 3), 5))
+    wanted = torch.cumsum(gain.unsqueeze(1) * x, 0)
+    slope = (x * torch.arange(5, 0, -1).unsqueeze(1)).sum(1)
+    for backend in ("torch", "cpp"):
+        node = load_text(STEPPED)(gain=nn.Parameter(gain), step_mode="m", backend=backend)
+        y = node(x)
+        torch.testing.assert_close(y, wanted, rtol=1e-14, atol=0)
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), node.gain)[0], slope)
+    single = load_text(STEPPED)(gain=gain, backend="torch")
+    assert torch.equal(torch.stack([single(x_t, t=t) for t, x_t in enumerate(x)]), y)
+
+
+def noise() -> None:
+    """Streams, what goes on where a call ended, what is silent in eval()."""
+    hold(NOISY, Problem(steps=5, shape=(9,), given_state=False))
+    hold(NOISY, Problem(steps=3, shape=(2, 3, 4), layout="channels_last"))
+    x = torch.zeros(6, 4)
+    node = load_text(NOISY)(seed=3, backend="torch")
+    whole = node.functional(x)[0]
+    first, state = node.functional(x[:4])
+    assert torch.equal(torch.cat([first, node.functional(x[4:], state=state)[0]]), whole)
+    node.step_mode = "m"
+    node(x[:4])
+    again = load_text(NOISY)(step_mode="m", backend="torch")
+    again.load_state_dict(node.state_dict())
+    again.v = node.v
+    assert torch.equal(again(x[4:]), whole[4:])
+    quiet = node.eval().functional(x, state={"v": torch.zeros(4)})[0]
+    xi = normal(node.seed, 0, 6, (4,), 0).float()
+    v = torch.zeros(4)
+    for t in range(6):
+        v = v + 0.25 * (xi[t] / 0.5 - v / 2)
+        torch.testing.assert_close(quiet[t], v, rtol=1e-5, atol=1e-6)
+
+
+def rounded() -> None:
+    """What is made of numbers is float64 until it meets a float32 tensor; so is a propagator."""
+    rho, w = 0.9, torch.rand(300, generator=torch.Generator().manual_seed(7))
+    text = GAIN.replace("gain: 1.0", "rho: 0.5, w: 1.0").replace("gain", "(1 - rho) * w")
+    node = load_text(text)(rho=rho, w=w, backend="torch")
+    assert torch.equal(node.functional(torch.ones(1, 300))[0][0], w * torch.tensor(1 - rho))
+    tau = torch.linspace(1, 30, 300)
+    node = load_text(dynamics("exact", True))(tau=nn.Parameter(tau))
+    found = dict(zip((c.name for c in node.constants), node.prelude(F32, tau.device), strict=True))
+    exact = torch.exp(-0.5 / tau.double())
+    torch.testing.assert_close(found["flow_i_i"].double(), exact, rtol=2**-24, atol=0)
+
+
+def network() -> None:
+    """What acts on all of a network, and what a layer keeps for all time steps."""
+    cls = load_text(spec("lif"))
+    inner, outer = cls(backend="torch"), cls(backend="torch", step_mode="m")
+    drop = layer.Dropout(0.5, step_mode="m")
+    net = nn.Sequential(drop, outer, layer.MultiStepContainer(inner))
+    x = torch.ones(5, 64)
+    kept = [drop(x) for _ in range(2)]
+    assert torch.equal(*kept) and (kept[0] == kept[0][0]).all() and 0 < (kept[0] > 0).sum() < 320
+    net(x)
+    functional.detach_net(net)
+    functional.set_step_mode(net, "m")
+    assert (inner.step_mode, outer.step_mode) == ("s", "m")
+    assert isinstance(inner.v, torch.Tensor) and isinstance(outer.v, torch.Tensor)
+    functional.reset_net(net)
+    assert inner.v == outer.v == 0.0 and drop.mask is None
+    plif = load_text(spec("plif"))
+    old = plif(step_mode="m", backend="torch").eval()
+    old.w.requires_grad_(False)
+    old(x)
+    new: Any = conversion.convert(nn.Sequential(old), {plif: plif})[0]  # type: ignore[index]
+    assert new is not old and torch.equal(new.v, old.v) and not new.training
+    assert torch.equal(new.w, old.w) and not new.w.requires_grad
 
 
 def mistakes() -> None:
@@ -420,6 +530,11 @@ CHECKS: dict[str, Callable[[], None]] = {
     "sequences": sequences,
     "sums": sums,
     "transforms": transforms,
+    "optimised": optimised,
+    "steps": steps,
+    "noise": noise,
+    "rounded": rounded,
+    "network": network,
     "wide": wide,
     "module": module,
     "cache": cache,

@@ -1,8 +1,9 @@
 """Break a copy of the package, ask the checks, say which of them noticed: one process a mutant.
 
-In: names of mutants (none: all), `--every` to ask every check instead of the mutant's own. Out: a
-line of JSON for each: who caught it, in which way, and what was said. Torch and SymPy are loaded
-once and shared by forking, so that a mutant costs little more than what it takes to notice it.
+In: names of mutants (none: all), `--every` to ask every check instead of the mutant's own,
+`--cache=FOLDER` of compiled kernels to share with runs at the same time. Out: a line of JSON for
+each: who caught it, in which way, and what was said. Torch and SymPy are loaded once and shared by
+forking, so that a mutant costs little more than what it takes to notice it.
 
 The way is the name of an exception. A mutant is to be silent: what is meant to notice it is a check
 that compares and sees a difference, `SEEN`. One that only crashes proves little, as anything that
@@ -120,7 +121,9 @@ def main(arguments: list[str]) -> Iterator[dict[str, Any]]:
     every = "--every" in arguments
     wanted = [name for name in arguments if not name.startswith("-")]
     chosen = [m for m in mutants() if not wanted or m["name"] in wanted]
-    with tempfile.TemporaryDirectory() as cache:
+    given = [a.removeprefix("--cache=") for a in arguments if a.startswith("--cache=")]
+    with tempfile.TemporaryDirectory() as own:
+        cache = given[0] if given else own
         needed = sorted({mutant["check"] for mutant in chosen})
         yield {"name": "", **run(None, [] if every else needed, cache)}
         for mutant in chosen:
