@@ -331,7 +331,8 @@ def cache() -> None:
         for surrogate in ("", "// another")
         for answer in (1, 2)
     }
-    assert len(paths) == 8, "two kernels share a library"
+    moved = toolchain.shared_library(text, "// another\n", ("-O0", "-DANSWER=1"))
+    assert len(paths) == 8 and moved not in paths, "two kernels share a library"
     path = min(paths)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -342,10 +343,18 @@ def cache() -> None:
         for answer in (1, 2)
     )
     assert len(again.read_bytes()) == len(whole), "half a library was taken for a whole one"
+    whole_key = (text, "", ("-O0", "-DANSWER=1"))
+    command = (*(toolchain.compiler() or ()), "-DUNUSED")
+    others = {"ABI": -1, "processor": str, "identity": lambda _: "", "compiler": lambda: command}
+    for part, other in others.items():
+        kept = getattr(toolchain, part)
+        setattr(toolchain, part, other)
+        assert toolchain.shared_library(*whole_key) not in paths, part
+        setattr(toolchain, part, kept)
     before = toolchain.headers()
     assert "power" in before
     toolchain.headers = lambda: before + "// another"
-    assert toolchain.shared_library(text, "", ("-O0", "-DANSWER=1")) not in paths
+    assert toolchain.shared_library(*whole_key) not in paths
 
 
 def optimised() -> None:
