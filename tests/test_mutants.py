@@ -30,7 +30,7 @@ from run import SEEN, applied, mutants
 
 HERE = Path(__file__).parent / "mutants"
 MUTANTS = mutants()
-PARTS = 8  # processes that share the work, side by side
+PARTS = 6  # processes that share the work, side by side
 
 
 def test_there_are_many() -> None:
