@@ -75,7 +75,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{len(specs)} different specs built, compared on every backend")
     if mutants:
         caught = [mutant for mutant in mutants if mutant["caught by"]]
-        terminalreporter.section(f"mutants: {len(caught)} of {len(mutants)} caught")
+        seen = sum(mutant["way"] == "AssertionError" for mutant in caught)
+        terminalreporter.section(
+            f"mutants: {len(caught)} of {len(mutants)} caught, {seen} by a comparison"
+        )
         for mutant in sorted(mutants, key=lambda mutant: str(mutant["name"])):
             by = mutant["caught by"] or "NOBODY"
             terminalreporter.line(f"{mutant['name']}  [{by}]  {mutant['said'][:90]}")

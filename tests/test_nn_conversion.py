@@ -124,7 +124,20 @@ class Sigmoid(surrogate.ATan):
     """Of a name that the table has, and another slope."""
 
 
-@pytest.mark.parametrize("function", [Sharp(2.0), Sigmoid(2.0)], ids=["unknown", "another"])
+class ATan(nn.Module):
+    """Of a name and an alpha that the table has, and a slope that is a little larger."""
+
+    alpha = 2.0
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        """A step of 1.01."""
+        step: torch.Tensor = 1.01 * surrogate.ATan(2.0)(u)
+        return step
+
+
+@pytest.mark.parametrize(
+    "function", [Sharp(2.0), Sigmoid(2.0), ATan()], ids=["unknown", "another", "larger"]
+)
 def test_a_surrogate_without_counterpart_leaves_the_neuron(function: nn.Module) -> None:
     old = OldNode()
     old.surrogate_function = function

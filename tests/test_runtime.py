@@ -490,6 +490,7 @@ def test_a_parameter_that_does_not_fit_the_input() -> None:
         ("sigmoid, bounds: [-2, 2]", 1.0, math.log(3)),
         ("softplus", math.log(2), 0.0),
         ("softplus", 40.0, 40.0),
+        ("softplus", 800.0, 800.0),
         ("softplus", 1e-6, math.log(math.expm1(1e-6))),
         ("exp", 0.5, -math.log(2)),
         ("clamp, bounds: [0, 1]", 1.0, 1.0),
@@ -561,6 +562,14 @@ def test_copies_are_equal_and_independent(duplicate: Any) -> None:
     assert isinstance(node.v, Tensor)
     assert twin.v == 0.0
     assert torch.equal(twin(x), by_hand(x, tau=3.5)[0])
+
+
+def test_a_shallow_copy_rests_by_itself() -> None:
+    node = lif(v_reset=0.25)
+    twin = copy.copy(node)
+    twin(inputs(4, 3))
+    node.v_reset = -0.5
+    assert node.v == -0.5, "at rest it follows v_reset, whatever its copy did"
 
 
 def test_a_copy_keeps_what_hooks_have_kept() -> None:
@@ -753,6 +762,9 @@ def test_multi_step_forward_loops_by_default() -> None:
     assert torch.equal(next(node.double().memories()), torch.zeros(2, dtype=torch.float64))
     node.reset()
     assert node.total.dtype == torch.float64, "the start value moves, too"
+    node.total += 1.0  # in place
+    node.reset()
+    assert not node.total.any(), "the start value is not what a run works on"
     with pytest.raises(ValueError, match=r"T = 0"):
         node(torch.ones(0, 2))
     with pytest.raises(ValueError, match=r"has an attribute 'forward' already"):

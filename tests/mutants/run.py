@@ -1,8 +1,13 @@
 """Break a copy of the package, ask the checks, say which of them noticed: one process a mutant.
 
-In: names of mutants (none: all), `--every` to ask every check instead of the mutant's own. Out: a
-line of JSON for each: who caught it, and what was said. Torch and SymPy are loaded once and shared
-by forking, so that a mutant costs little more than what it takes to notice it.
+In: names of mutants (none: all), `--every` to ask every check instead of the mutant's own,
+`--cache=FOLDER` of compiled kernels to share with runs at the same time. Out: a line of JSON for
+each: who caught it, in which way, and what was said. Torch and SymPy are loaded once and shared by
+forking, so that a mutant costs little more than what it takes to notice it.
+
+The way is the name of an exception. A mutant is to be silent: what is meant to notice it is a check
+that compares and sees a difference, `SEEN`. One that only crashes proves little, as anything that
+runs the line would notice; where that is the point, `caught` says which exception it is.
 """
 
 from __future__ import annotations
@@ -22,12 +27,13 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LIMIT = 120  # seconds: a mutant that hangs is one that is noticed
+SEEN = "AssertionError"  # of a check, not of the package
 #: Whoever compiles must not find what a broken compiler driver left behind.
 OWN_CACHE = ("neurogen/backends/toolchain.py",)
 
 
 def mutants() -> list[dict[str, str]]:
-    """The list: name, file, old text, new text, why, check."""
+    """The list: name, file, old text, new text, why, check; `caught`, where it is not `SEEN`."""
     import yaml
 
     listed: list[dict[str, str]] = yaml.safe_load((HERE / "mutants.yaml").read_text("utf-8"))
@@ -69,7 +75,8 @@ def run(mutant: dict[str, str] | None, names: list[str], cache: str) -> dict[str
     if said:
         result: dict[str, Any] = json.loads(said)
         return result
-    return {"caught by": "crash", "said": f"signal {os.waitstatus_to_exitcode(status)}"}
+    signalled = f"signal {-os.waitstatus_to_exitcode(status)}"
+    return {"caught by": "crash", "way": signalled, "said": signalled}
 
 
 def _child(folder: str, names: list[str], cache: str, writing: int) -> None:
@@ -78,7 +85,7 @@ def _child(folder: str, names: list[str], cache: str, writing: int) -> None:
     sys.path[:0] = [folder, str(HERE), str(HERE.parent)]
     os.environ |= {"NEUROGEN_CACHE": cache, "PYTHONPATH": folder}
     sys.dont_write_bytecode = True
-    result = {"caught by": "", "said": ""}
+    result = {"caught by": "", "way": "", "said": ""}
     name = "import"
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         try:
@@ -88,11 +95,20 @@ def _child(folder: str, names: list[str], cache: str, writing: int) -> None:
                 for name in names or CHECKS:
                     CHECKS[name]()
         except BaseException as error:  # whatever it is, it was noticed
-            said = str(error).strip().splitlines() or traceback.format_exc().splitlines()
-            result = {"caught by": name, "said": f"{type(error).__name__}: {said[0][:160]}"}
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said = str(error).strip().splitlines() or [last.line or ""]
+            way = _way(error, last.filename, folder)
+            result = {"caught by": name, "way": way, "said": f"{way}: {said[0][:160]}"}
     with os.fdopen(writing, "w", encoding="utf-8") as stream:
         json.dump(result, stream)
     os._exit(0)
+
+
+def _way(error: BaseException, raised_in: str, folder: str) -> str:
+    """How a mutant was noticed; an assertion of the package's own is a crash like any other."""
+    inside = Path(raised_in).is_relative_to(Path(folder, "neurogen"))
+    judged = not inside or Path(raised_in).is_relative_to(Path(folder, "neurogen", "tools"))
+    return type(error).__name__ + ("" if judged or type(error).__name__ != SEEN else " inside")
 
 
 def main(arguments: list[str]) -> Iterator[dict[str, Any]]:
@@ -105,7 +121,9 @@ def main(arguments: list[str]) -> Iterator[dict[str, Any]]:
     every = "--every" in arguments
     wanted = [name for name in arguments if not name.startswith("-")]
     chosen = [m for m in mutants() if not wanted or m["name"] in wanted]
-    with tempfile.TemporaryDirectory() as cache:
+    given = [a.removeprefix("--cache=") for a in arguments if a.startswith("--cache=")]
+    with tempfile.TemporaryDirectory() as own:
+        cache = given[0] if given else own
         needed = sorted({mutant["check"] for mutant in chosen})
         yield {"name": "", **run(None, [] if every else needed, cache)}
         for mutant in chosen:
@@ -113,7 +131,7 @@ def main(arguments: list[str]) -> Iterator[dict[str, Any]]:
             try:
                 outcome = run(mutant, names, cache)
             except LookupError as error:
-                outcome = {"caught by": "", "said": f"out of date: {error}"}
+                outcome = {"caught by": "", "way": "", "said": f"out of date: {error}"}
             yield {"name": mutant["name"], **outcome}
 
 
