@@ -12,6 +12,7 @@ from torch import Tensor
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BACKENDS = ("torch", "cpp", "cupy")
+GRID = 8  # values of a dyadic problem are multiples of 1/8
 LAYOUTS = ("contiguous", "channels_last", "strided", "expanded")
 
 
@@ -51,7 +52,8 @@ class Problem:
         layout: Memory order of the inputs, one of `LAYOUTS`.
         seed: Of every random number.
         given_state: Whether the run starts from a random state that takes a gradient.
-        dyadic: Whether inputs lie on a grid of 1/8, so that thresholds are hit exactly.
+        dyadic: Whether inputs, states and parameters lie on a grid, so that thresholds are met
+            exactly; for steps without transcendental functions, whose last bits differ.
         learnt: Parameters that are `nn.Parameter`s: 'none', 'scalar' or 'neuron' (one each).
     """
 

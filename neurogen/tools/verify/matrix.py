@@ -18,6 +18,7 @@ from torch import Tensor
 from neurogen.runtime.neuron import Neuron
 from neurogen.tools.reference import Reference, Run
 from neurogen.tools.verify.cases import Case, Comparison, Finding, Problem, distance
+from neurogen.tools.verify.inputs import make_inputs
 from neurogen.tools.verify.nodes import (
     Chance,
     build,
@@ -25,7 +26,6 @@ from neurogen.tools.verify.nodes import (
     is_arithmetic,
     is_plain,
     make_chance,
-    make_inputs,
     reference_of,
     running,
 )
@@ -52,7 +52,7 @@ def compare_all(
 ) -> dict[str, Comparison]:
     """The same problem on several backends; what it should come to is found out once."""
     wanted = expectation(text, replace(case, backend="torch", device="cpu"), problem)
-    return {name: _hold(wanted, replace(case, backend=name)) for name in backends}
+    return {name: hold(wanted, replace(case, backend=name)) for name in backends}
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Expectation:
         torch is, up to `ROUNDING_LIMIT`. (That the recursion is right is proved in float64.)
         """
         if self._eager is None:
-            self._eager = _hold(self, replace(self.case, backend="torch", device="cpu"))
+            self._eager = hold(self, replace(self.case, backend="torch", device="cpu"))
         return next(f.error for f in self._eager.findings if f.quantity == f"gradient of {name}")
 
 
@@ -123,7 +123,7 @@ def expectation(text: str, case: Case, problem: Problem) -> Expectation:
     )  # fmt: skip
 
 
-def _hold(wanted: Expectation, case: Case) -> Comparison:
+def hold(wanted: Expectation, case: Case) -> Comparison:
     """Run a backend on the problem, and compare."""
     tested = _run(build(wanted.text, case, wanted.problem), wanted, case)
     same, compute = wanted.same, case.compute

@@ -18,10 +18,10 @@ from neurogen.compiler.program import DETACH_RESET
 from neurogen.loading import compiled_of
 from neurogen.runtime.neuron import Neuron
 from neurogen.tools.verify.cases import Case, Finding, Problem
+from neurogen.tools.verify.inputs import make_inputs
 from neurogen.tools.verify.nodes import (
     build,
     constructor_values,
-    make_inputs,
     reference_of,
     running,
 )

@@ -1,7 +1,7 @@
 """Every check of a spec, one result at a time, within a budget.
 
 In: the text of a spec, backends, a seed, seconds. Out: `Result`s: first every cell of the matrix on
-a problem of several blocks and checkpoints, then the other checks, then, for as long as the budget
+a large problem, then the other checks, then, for as long as the budget
 lasts, whatever problems Hypothesis thinks of. A new check is a function and an entry of `CHECKS`.
 """
 
@@ -19,9 +19,8 @@ from neurogen.runtime import backend as backends_
 from neurogen.tools.verify import determinism, example, search, smooth, transpose
 from neurogen.tools.verify.cases import BACKENDS, DTYPES, Case, Comparison, Finding, Problem
 from neurogen.tools.verify.matrix import compare_all
+from neurogen.tools.verify.sizes import large
 
-#: Several blocks of lanes, several checkpoints, thresholds that are hit exactly.
-FIRST = Problem(steps=23, shape=(3, 521), learnt="neuron", dyadic=True)
 EXAMPLES = 5  # problems of a cell before the next one has its turn
 
 
@@ -85,7 +84,7 @@ def _example(text: str, case: Case, seed: int) -> list[Finding] | str:
 CHECKS: Mapping[str, Callable[[str, Case, int], list[Finding] | str]] = {
     "finite differences": _smooth,
     "transpose identity": transpose.transpose,
-    "threads": lambda text, case, seed: determinism.threads(text, case),
+    "threads": determinism.threads,
     "hash seeds": lambda text, case, seed: determinism.hash_seeds(text),
     "expect": _example,
 }
@@ -109,12 +108,12 @@ def verify(
     """
     end = time.monotonic() + budget
     matrix = cells(text, backends)
-    first = Problem(FIRST.steps, FIRST.shape, seed=seed, dyadic=True, learnt=FIRST.learnt)
     healthy, shown = list[Case](), False
     for _, group in itertools.groupby(
         matrix, lambda c: (c.reset, c.detach_reset, c.dtype, c.flags)
     ):
         of_group = list(group)
+        first = large(text, of_group[0], seed)
         found = compare_all(text, of_group[0], first, [case.backend for case in of_group])
         for case in of_group:
             worst, failing = found[case.backend].worst, None
