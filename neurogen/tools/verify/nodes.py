@@ -89,13 +89,23 @@ def build(text: str, case: Case, problem: Problem) -> Neuron:
         for name in cls.parameter_names:
             value = node._current(name)
             if isinstance(value, float) and name in used:
-                per = {"step": (problem.steps,), "channel": problem.shape[1:2] or (1,)}
-                whole = problem.learnt == "neuron"
-                size = per.get(cls.sharing.get(name, ""), problem.shape) if whole else (1,)
+                size = _size(problem, cls.sharing.get(name, ""))
                 _set(node, name, _spreads(value, size, generator, problem.dyadic), case.compute)
     for parameter in node.parameters():
         parameter.data = parameter.data.to(case.device, case.compute)
     return node
+
+
+def _size(problem: Problem, per: str) -> tuple[int, ...]:
+    """Shape of a parameter; what the spec says it belongs to comes first."""
+    channels = problem.shape[1:2] or (1,)
+    if problem.learnt == "scalar":
+        return (1,)
+    if per in ("step", "channel"):
+        return (problem.steps,) if per == "step" else channels
+    if problem.learnt == "channel" and not per:
+        return (*channels, *(1 for _ in problem.shape[2:]))
+    return problem.shape
 
 
 def _spreads(
