@@ -130,7 +130,7 @@ def verify(
         elif not shown:  # one example that is small is enough
             shown = True
             small = search.failing(text, result.case, seed, 20 * EXAMPLES)
-            yield replace(result, failing=small or result.failing)
+            yield result if small is None else _compared(text, result.case, small)
             continue
         yield result
     for name, backend in itertools.product(CHECKS, backends):
@@ -144,8 +144,7 @@ def verify(
             if failing is None:
                 yield Result(REFERENCE, case, problems=EXAMPLES)
                 continue
-            found = _attempt(REFERENCE, case, partial(compare, text, problem=failing))
-            yield replace(found, problems=EXAMPLES, failing=failing)
+            yield replace(_compared(text, case, failing), problems=EXAMPLES)
 
 
 def _matrix(text: str, backends: tuple[str, ...], seed: int) -> Iterator[Result]:
@@ -164,6 +163,12 @@ def _matrix(text: str, backends: tuple[str, ...], seed: int) -> Iterator[Result]
             result = _attempt(REFERENCE, case, compared)
             failing = wanted[0].problem if wanted and not result.holds else None
             yield replace(result, failing=failing)
+
+
+def _compared(text: str, case: Case, problem: Problem) -> Result:
+    """The result of a cell on a problem on which it fails."""
+    result = _attempt(REFERENCE, case, partial(compare, text, problem=problem))
+    return replace(result, failing=problem)
 
 
 def check(name: str, text: str, case: Case, seed: int = 0) -> Comparison | str:
