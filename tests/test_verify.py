@@ -32,6 +32,7 @@ from neurogen.tools.verify import (
     compare,
     compare_all,
     determinism,
+    matrix,
     module,
     report,
     script,
@@ -470,6 +471,25 @@ def test_the_worst_is_nearest_to_its_limit() -> None:
     assert Comparison([large, near]).worst == near
     assert Comparison([large, broken, near]).worst == broken
     assert Comparison([Finding("nan", float("nan"), 1.0), near]).worst != near
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_no_gradient_hides_behind_a_larger_one(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ("name: A\nparameters: {p: 1.0, q: 1.0}\ncharge: 0.5 * v + 100000 * p * x + q * x\n"
+            "fire: none\noutput: v\n")  # fmt: skip
+    case, right = Case("torch", dtype=dtype), matrix.build
+    compare(text, case, Problem()).require()
+
+    def wrong(*given: Any) -> Neuron:
+        node = right(*given)
+        node.q.register_hook(lambda gradient: 1.01 * gradient)
+        return node
+
+    monkeypatch.setattr(matrix, "build", wrong)
+    with pytest.raises(AssertionError, match=r"gradient of q: 0\.01 > "):
+        compare(text, case, Problem()).require()
 
 
 def test_flags_are_flipped_each_alone() -> None:
