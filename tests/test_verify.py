@@ -42,6 +42,7 @@ from neurogen.tools.verify import (
     transpose,
 )
 from neurogen.tools.verify.example import example, expected_of
+from neurogen.tools.verify.nodes import build
 
 SPECS = sorted((Path(__file__).parents[1] / "specs").glob("*.yaml"))
 F64 = torch.float64
@@ -438,6 +439,19 @@ def test_a_folder_that_cannot_be_is_said_at_once(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["verify", str(spec), "-o", str(taken / "folder")])
     assert done.exit_code == 1
     assert "no script can be written to" in done.output
+
+
+@pytest.mark.parametrize("bound", ["p < 1", "p > 0.98 and p < 1", "p >= 0.99", "p == 0.99"])
+@pytest.mark.parametrize("dyadic", [False, True])
+def test_parameters_spread_where_their_bounds_admit_it(bound: str, dyadic: bool) -> None:
+    text = f"name: A\nparameters: {{p: {{default: 0.99, where: {bound}}}}}\ncharge: p * v + x\n"
+    case, problem = Case("torch", dtype=F64), Problem(shape=(40,), learnt="neuron", dyadic=dyadic)
+    compare(text, case, problem).require()
+    p = build(text, case, problem).p.detach()
+    narrow = bound.startswith("p >") and "<" in bound
+    assert (p.unique().numel() == 1) == (narrow or "==" in bound)
+    assert p.dtype == F64
+    assert 0.99 in p or not dyadic
 
 
 @pytest.mark.parametrize(
