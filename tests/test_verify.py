@@ -390,15 +390,18 @@ def test_the_command_says_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert texts[0].splitlines()[1].split(": ", 1)[1] in broken.stderr
 
 
-@pytest.mark.parametrize("check", [*suite.CHECKS, "reference"])
+@pytest.mark.parametrize(
+    ("check", "problem"),
+    [*((name, None) for name in (*suite.CHECKS, "reference")), ("reference", Problem(1, (1,)))],
+    ids=str,
+)
 def test_every_failure_has_a_script(
-    check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    check: str, problem: Problem | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It asks the same question again, whatever is written in the spec."""
     monkeypatch.setattr(determinism, "HASH_SEEDS", ("5",))
     text = EXPECT + '{input: [0.5, 1.0], spikes: [1]}\ndoc: "two \\" quotes, \'"\n'
     path, case = Path("a/square.yaml"), Case("cpp", dtype=F64)
-    problem = Problem(steps=1, shape=(1,)) if check == "reference" else None
     result = suite.Result(check, case, raised="ValueError: [bold]\nno", failing=problem)
     target = script.target(tmp_path, path, check)
     target.write_text(script.script(path, text, result, 3), encoding="utf-8")

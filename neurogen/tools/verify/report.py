@@ -161,7 +161,7 @@ def _rate(results: list[Result]) -> Text:
 
 
 def _cell(results: list[Result]) -> Text:
-    """The error nearest to its limit, red where a limit is broken; the share of lost values."""
+    """The error nearest to its limit, red where a limit is broken; the share that is NaN or infinite."""
     if any(result.raised for result in results):
         return Text("raises ✗", "red")
     known = [result.comparison for result in results if result.comparison is not None]
@@ -172,5 +172,5 @@ def _cell(results: list[Result]) -> Text:
     shown = f"{finding.error:.1e}" if finding.error else "0"
     gone = max((f.lost for comparison in known for f in comparison.findings), default=0.0)
     if gone:
-        shown += f" ({gone:.0%} NaN, inf)"
+        shown += f" ({gone:.0%} NaN)"
     return Text(shown, "green") if finding.holds else Text(f"{shown} ✗", "red")

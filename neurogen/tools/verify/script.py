@@ -25,13 +25,15 @@ def script(path: Path, text: str, result: Result, seed: int) -> str:
         result: What failed.
         seed: That `verify` was given.
     """
-    if result.check == REFERENCE and result.failing is not None:
+    names, listed = "Case, Comparison, suite", ""
+    ask = (f"found = suite.check({result.check!r}, text, case, {seed})\n"
+           "assert isinstance(found, Comparison), found\nfound.require()\n")  # fmt: skip
+    if result.check == REFERENCE and result.failing is None:  # what it was run on is not known
+        names = "Case, compare, sizes"
+        ask = f"compare(text, case, sizes.large(text, case, {seed})).require()\n"
+    elif result.failing is not None:
         names, listed = "Case, Problem, compare", numbers(text, result.case, result.failing)
         ask = f"problem = {result.failing!r}\ncompare(text, case, problem).require()\n"
-    else:
-        names, listed = "Case, Comparison, suite", ""
-        ask = (f"found = suite.check({result.check!r}, text, case, {seed})\n"
-               "assert isinstance(found, Comparison), found\nfound.require()\n")  # fmt: skip
     return f"""{header(path)}# {describe(result)}
 import torch
 
