@@ -161,7 +161,7 @@ def _rate(results: list[Result]) -> Text:
 
 
 def _cell(results: list[Result]) -> Text:
-    """The error nearest to its limit, red where a limit is broken; the share that is NaN or infinite."""
+    """The error nearest to its limit, red where one is broken; the share of NaN and infinity."""
     if any(result.raised for result in results):
         return Text("raises ✗", "red")
     known = [result.comparison for result in results if result.comparison is not None]
