@@ -165,11 +165,14 @@ def _hold_gradients(wanted: Expectation, tested: _Tested, case: Case) -> Iterato
     finite = [g[g.isfinite()].abs() for g in right.values()]
     largest = max((float(g.max()) for g in finite if g.numel()), default=0.0)
     for name, gradient in tested.gradients.items():
-        # A gradient of an input is rounded to the input's dtype at the end, and may overflow there.
+        # A gradient of an input is rounded to the input's dtype at the end, and may overflow there:
+        # what lies beyond its numbers counts as the largest one.
         rounding = torch.finfo(gradient.dtype).eps if gradient.dtype not in GRADIENT_LIMIT else 0.0
-        expected = right[name].to(gradient.dtype) if rounding else right[name]
+        expected, found, gone = right[name], gradient, lost(gradient, right[name])
+        if rounding:
+            expected, found = (_saturated(g, gradient.dtype) for g in (expected, gradient))
         label, limit = f"gradient of {name}", GRADIENT_LIMIT[compute] + rounding
-        error, gone = distance(gradient, expected), lost(gradient, expected)
+        error = distance(found, expected)
         if error > limit:  # stiff: held against torch's own autograd in this dtype
             own = distance(wanted.gradients(compute)[name], right[name])
             limit = max(limit, 4 * own + rounding)
@@ -177,10 +180,15 @@ def _hold_gradients(wanted: Expectation, tested: _Tested, case: Case) -> Iterato
                 eager = ROUNDING_LIMIT if case.backend == "torch" else 4 * wanted.eager_error(name)
                 limit = max(limit, min(eager, ROUNDING_LIMIT))
         if error > limit and compute == torch.float64:  # terms cancel, their rounding is left
-            left = distance(gradient, expected, largest)
+            left = distance(found, expected, largest)
             if left <= CANCELLED:
                 label, error, limit = f"{label} beside the largest gradient", left, CANCELLED
         yield Finding(label, error, limit, gone)
+
+
+def _saturated(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    kind = torch.finfo(dtype)
+    return gradient.clamp(kind.min, kind.max).to(dtype)
 
 
 @dataclass(slots=True)
