@@ -189,12 +189,13 @@ def test_few_steps_and_neurons(backend: str, shape: tuple[int, ...]) -> None:
     case, problem = Case(backend), Problem(shape[0], shape[1:], learnt="scalar", given_state=False)
     found = run(build(TEXTS["lif"], case, problem), case, [x])
     assert found.values["output"].shape == found.gradients[0].shape == shape
-    v, spikes = torch.zeros(shape[1:]), []
-    node = build(TEXTS["lif"], Case("torch"), problem)
+    node, spikes = build(TEXTS["lif"], Case("torch"), problem), []
+    tau, v_threshold, v_reset = (p.detach() for p in (node.tau, node.v_threshold, node.v_reset))
+    v = v_reset.expand(shape[1:])
     for row in x:  # the equation, by hand
-        h = v + (row - v) / node.tau.detach()
-        spikes.append((h >= node.v_threshold.detach()).float())
-        v = spikes[-1] * node.v_reset.detach() + (1 - spikes[-1]) * h
+        h = v + (row - (v - v_reset)) / tau
+        spikes.append((h >= v_threshold).float())
+        v = spikes[-1] * v_reset + (1 - spikes[-1]) * h
     assert torch.equal(found.values["output"], torch.stack(spikes))
 
 

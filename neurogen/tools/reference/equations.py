@@ -244,7 +244,7 @@ class Step(_Evaluator):
     ) -> None:
         self.prelude, self.decide, self.curve = prelude, prelude.decide, curve
         self.ndim, self.dtype, self.spiking = ndim, dtype, spiking
-        self.t = 0
+        self.t = self.ties = 0
         self.names: dict[str, Tensor] = {}  # inputs, states, temporaries, spike: now
         self.start: dict[str, Tensor] = {}  # states and spike as the step found them
         self.constants: dict[int, Tensor | None] = {}  # by the id of their node
@@ -308,6 +308,7 @@ class Step(_Evaluator):
                 raise ValueError(f"fire is `a >= b` or `a > b`, not {ast.unparse(fire.when)}")
         reaches = COMPARISONS[type(sign)]
         guard = None if fire.guard is None else self.condition(fire.guard)
+        self.ties += _ties(fire, a.detach(), b.detach(), guard)
 
         def guarded(u: Tensor) -> Tensor:
             return u if guard is None else torch.where(guard, u, torch.zeros_like(u))
@@ -333,6 +334,19 @@ class Step(_Evaluator):
         value = self.decide(q.detach().round().clamp(0, top)) if self.spiking else clipped
         inside = self.decide(q >= 0) & self.decide(q <= top)
         return _straight(q, value, inside.to(self.dtype))
+
+
+def _ties(fire: Fire, a: Tensor, b: Tensor, guard: Tensor | None) -> int:
+    """Count the neurons that are exactly where `fire` decides."""
+    match fire.kind:
+        case "ternary":
+            met = (a == b) | (-a == b)
+        case "multilevel":
+            half = a / b - 0.5
+            met = (half == half.round()) & (half >= 0) & (half < fire.levels)
+        case _:
+            met = a == b
+    return int((met if guard is None else met & guard).sum())
 
 
 def _straight(u: Tensor, value: Tensor, slope: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class Run:
         spikes: [T, N, *], what the neuron fired, None if it never does.
         decisions: Outcome of every comparison (bool) and every floor and round (number), in order
             of evaluation, each broadcastable to [N, *].
+        ties: How often `fire` met its threshold exactly (a = b), or a level half way.
     """
 
     outputs: Tensor
@@ -58,6 +59,7 @@ class Run:
     state: dict[str, Tensor]
     spikes: Tensor | None
     decisions: list[Tensor]
+    ties: int
 
 
 class Reference:
@@ -315,7 +317,7 @@ class Reference:
             raise ValueError(f"{len(forced)} forced decisions, {len(decisions.taken)} were taken")
         stacked = {name: torch.stack(sequence) for name, sequence in sequences.items()}
         fired = torch.stack(spikes) if spikes else None
-        return Run(torch.stack(outputs), stacked, now, fired, decisions.taken)
+        return Run(torch.stack(outputs), stacked, now, fired, decisions.taken, step.ties)
 
     def _first(
         self, step: Step, given: dict[str, Tensor | None], shape: torch.Size

@@ -5,6 +5,7 @@ Separate from `matrix` because every check speaks of cases, problems and finding
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BACKENDS = ("torch", "cpp", "cupy")
+GRID = 8  # values of a dyadic problem are multiples of 1/8
+LEARNT = ("none", "scalar", "channel", "neuron")
 LAYOUTS = ("contiguous", "channels_last", "strided", "expanded")
 
 
@@ -51,8 +54,10 @@ class Problem:
         layout: Memory order of the inputs, one of `LAYOUTS`.
         seed: Of every random number.
         given_state: Whether the run starts from a random state that takes a gradient.
-        dyadic: Whether inputs lie on a grid of 1/8, so that thresholds are hit exactly.
-        learnt: Parameters that are `nn.Parameter`s: 'none', 'scalar' or 'neuron' (one each).
+        dyadic: Whether inputs, states and parameters lie on a grid, so that thresholds are met
+            exactly; for steps without transcendental functions, whose last bits differ.
+        learnt: Parameters that are `nn.Parameter`s, one of `LEARNT`: none, or all with one value,
+            one a channel (dimension 1 of `[N, C, *]`), one a neuron.
     """
 
     steps: int = 7
@@ -66,16 +71,29 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One compared quantity: `error` must not exceed `limit`."""
+    """One compared quantity: `error` must not exceed `limit`.
+
+    Attributes:
+        lost: Share of the compared values that are NaN or infinite on both sides; they count as
+            equal, and prove little.
+    """
 
     quantity: str
     error: float
     limit: float
+    lost: float = 0.0
 
     @property
     def holds(self) -> bool:
         """Whether the quantity is within its limit; NaN is not."""
         return self.error <= self.limit
+
+    @property
+    def share(self) -> float:
+        """How much of the limit the error takes up; infinite where there is no limit to take."""
+        if self.error != self.error:
+            return math.inf
+        return self.error / self.limit if self.limit else math.inf if self.error else 0.0
 
     def __str__(self) -> str:
         return f"{self.quantity}: {self.error:.3g} > {self.limit:.3g}"
@@ -83,10 +101,17 @@ class Finding:
 
 @dataclass(slots=True)
 class Comparison:
-    """The findings of a case, and how often the neuron fired."""
+    """The findings of a case, and how often the neuron fired.
+
+    Attributes:
+        rate: Share of steps at which a neuron fired; of outputs that are not 0 where `fires` is
+            False.
+        fires: Whether this is a neuron that can fire.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     rate: float = 0.0
+    fires: bool = False
 
     def require(self) -> None:
         """Raise AssertionError with every finding that does not hold."""
@@ -96,27 +121,31 @@ class Comparison:
 
     @property
     def worst(self) -> Finding | None:
-        """The finding nearest to its limit, or furthest beyond it."""
-        return max(self.findings, key=_severity, default=None)
+        """The finding nearest to its limit, or furthest beyond it, whatever its size."""
+        return max(self.findings, key=lambda f: (not f.holds, f.share, f.error), default=None)
 
 
-def _severity(finding: Finding) -> tuple[bool, float]:
-    """Broken limits first, then the largest error."""
-    error = finding.error if finding.error == finding.error else float("inf")
-    return not finding.holds, error
+def lost(tested: Tensor, expected: Tensor) -> float:
+    """Share of values that are NaN or infinite on both sides."""
+    both = ~(tested.detach().isfinite().cpu() | expected.detach().isfinite().cpu())
+    return float(both.double().mean()) if both.numel() else 0.0
 
 
-def distance(tested: Tensor, expected: Tensor) -> float:
-    """max|tested - expected| / max|expected|; 0 for equal (NaN equals NaN), inf if it cannot be."""
+def distance(tested: Tensor, expected: Tensor, scale: float | None = None) -> float:
+    """max|tested - expected| / scale; 0 for equal (NaN equals NaN), inf if it cannot be.
+
+    Without a scale it is max|expected|.
+    """
     if tested.shape != expected.shape:
-        return float("inf")
+        return math.inf
     a, b = tested.detach().double().cpu(), expected.detach().double().cpu()
     differ = ~((a == b) | (a.isnan() & b.isnan()))
     if not differ.any():
         return 0.0
-    difference = (a - b)[differ].abs().max()
-    if not difference.isfinite():
-        return float("inf")
-    sizes = b[b.isfinite()].abs()
-    scale = sizes.max() if sizes.numel() else torch.zeros(())
-    return float(difference / scale) if scale > 0 else float("inf") if difference > 1e-30 else 0.0
+    difference = float((a - b)[differ].abs().max())
+    if not math.isfinite(difference):
+        return math.inf
+    if scale is None:
+        sizes = b[b.isfinite()].abs()
+        scale = float(sizes.max()) if sizes.numel() else 0.0
+    return difference / scale if scale > 0 else math.inf if difference > 1e-30 else 0.0

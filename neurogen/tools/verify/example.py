@@ -21,15 +21,15 @@ def expected_of(text: str) -> Expect | None:
     return compiled_of(text).model.spec.expect
 
 
-def example(text: str, case: Case) -> list[Finding]:
-    """Run the example on a backend.
+def example(text: str, case: Case, seed: int = 0) -> list[Finding] | str:
+    """Run the example on a backend; or why there is none.
 
     Findings count the steps that differ, and give the largest error of a state relative to its
     largest value (or 1).
     """
     expect = expected_of(text)
     if expect is None:
-        return []
+        return "the spec has no `expect`"
     given = {name: torch.tensor(v, dtype=case.dtype).unsqueeze(1) for name, v in expect.input}
     with running(case):
         node = load_text(text)(step_mode="m", backend=case.backend)

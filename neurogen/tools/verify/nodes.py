@@ -1,12 +1,13 @@
-"""The neuron of a case: its node, its reference, and inputs that make it fire.
+"""The neuron of a case: its node, its reference, and what it draws.
 
-In: a spec's text, a `Case`, a `Problem`. Out: nodes, references, tensors. Separate from `matrix`
-because every check needs them.
+In: a spec's text, a `Case`, a `Problem`. Out: nodes and references. Separate from `matrix` because
+every check needs them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,7 +26,7 @@ from neurogen.runtime.noise import normal
 from neurogen.runtime.stochastic import StochasticNeuron
 from neurogen.tools.reference import Reference
 from neurogen.tools.reference import noise as own_noise
-from neurogen.tools.verify.cases import Case, Problem
+from neurogen.tools.verify.cases import GRID, Case, Problem
 
 #: Whose last bits differ between libraries.
 TRANSCENDENTAL = frozenset(
@@ -88,14 +89,55 @@ def build(text: str, case: Case, problem: Problem) -> Neuron:
         for name in cls.parameter_names:
             value = node._current(name)
             if isinstance(value, float) and name in used:
-                per = {"step": (problem.steps,), "channel": problem.shape[1:2] or (1,)}
-                whole = problem.learnt == "neuron"
-                size = per.get(cls.sharing.get(name, ""), problem.shape) if whole else (1,)
-                spread = 1 + 0.05 * torch.rand(size, generator=generator, dtype=torch.float64)
-                setattr(node, name, nn.Parameter((value * spread).to(case.compute)))
+                size = _size(problem, cls.sharing.get(name, ""))
+                _set(node, name, _spreads(value, size, generator, problem.dyadic), case.compute)
     for parameter in node.parameters():
         parameter.data = parameter.data.to(case.device, case.compute)
     return node
+
+
+def _size(problem: Problem, per: str) -> tuple[int, ...]:
+    """Shape of a parameter; what the spec says it belongs to comes first."""
+    channels = problem.shape[1:2] or (1,)
+    if problem.learnt == "scalar":
+        return (1,)
+    if per in ("step", "channel"):
+        return (problem.steps,) if per == "step" else channels
+    if problem.learnt == "channel" and not per:
+        return (*channels, *(1 for _ in problem.shape[2:]))
+    return problem.shape
+
+
+def _spreads(
+    value: float, size: tuple[int, ...], generator: torch.Generator, dyadic: bool
+) -> Iterator[Tensor]:
+    """A parameter's values around its default, the first choice first; the last is the default.
+
+    A bound (`where`) may admit values on one side only, or none but the default. On the grid half
+    of the neurons keep the default: a time constant that is no power of two rounds.
+    """
+    unit = torch.rand(size, generator=generator, dtype=torch.float64)
+    if dyadic:
+        width = 2.0 ** math.floor(math.log2(abs(value) or 1.0)) / GRID
+        unit = unit.round()
+    else:
+        width = 0.05 * (abs(value) or 1.0)
+    for side in (math.copysign(1.0, value), -math.copysign(1.0, value), 0.0):
+        yield value + side * width * unit
+
+
+def _set(node: Neuron, name: str, choices: Iterable[Tensor], dtype: torch.dtype) -> None:
+    """Make a parameter learnable, with the first of these values that its bounds admit."""
+    refused: ValueError | None = None
+    for value in choices:
+        try:
+            setattr(node, name, nn.Parameter(value.to(dtype)))
+        except ValueError as error:
+            refused = error
+        else:
+            return
+    assert refused is not None
+    raise refused
 
 
 def sizes_of(cls: type[Neuron], steps: int, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -143,50 +185,3 @@ def constructor_values(node: Neuron) -> dict[str, Any]:
 def reference_of(text: str, case: Case, arguments: Mapping[str, Any]) -> Reference:
     """The reference with a node's parameters."""
     return Reference(text, arguments, surrogate=case.surrogate, detach_reset=case.detach_reset)
-
-
-def make_inputs(
-    node: Neuron, reference: Reference, case: Case, problem: Problem
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Random inputs of a size that makes the neuron fire, and a random state near rest."""
-    generator = torch.Generator().manual_seed(problem.seed + 1)
-    chance = make_chance(node, problem, case.compute)
-    size = (problem.steps, *problem.shape)
-    noise = [torch.randn(size, generator=generator, dtype=torch.float64) for _ in node.inputs]
-    state: dict[str, Tensor] = {}
-    scale = 1.0
-    for scale in (1.0, 4.0, 16.0, 64.0, 256.0):
-        xs = [(0.5 + n) * scale for n in noise]
-        if problem.dyadic:
-            xs = [torch.round(x * 8) / 8 for x in xs]
-        inputs = [_laid_out(x.to(case.dtype), problem.layout) for x in xs]
-        run = reference.run(
-            [x.detach() for x in inputs], chance.starts, dtype=case.compute, noise=chance.noise
-        )
-        if run.spikes is None or not float(run.spikes.detach().abs().double().mean()) < 0.02:
-            break
-    if problem.given_state:
-        differentiable = dict(zip(node.states, node.differentiable, strict=True))
-        for name in node.states:
-            if name in reference.initial:
-                start = 0.3 * torch.randn(problem.shape, generator=generator, dtype=torch.float64)
-                if not differentiable[name]:
-                    start = start.abs().round()
-                state[name] = start.to(case.compute).requires_grad_(differentiable[name])
-    return [x.requires_grad_() for x in inputs], state
-
-
-def _laid_out(x: Tensor, layout: str) -> Tensor:
-    """The same values in another memory order."""
-    match layout:
-        case "channels_last" if x.dim() >= 3:
-            order = [0, 1, *range(3, x.dim()), 2]
-            back = sorted(range(x.dim()), key=order.__getitem__)
-            return x.permute(order).contiguous().permute(back)
-        case "strided":
-            wide = torch.zeros(*x.shape[:-1], 2 * x.shape[-1], dtype=x.dtype)
-            wide[..., ::2] = x
-            return wide[..., ::2]
-        case "expanded":
-            return x[:1].expand(x.shape)
-    return x

@@ -1,8 +1,8 @@
 """Every check of a spec, one result at a time, within a budget.
 
 In: the text of a spec, backends, a seed, seconds. Out: `Result`s: first every cell of the matrix on
-a problem of several blocks and checkpoints, then the other checks, then, for as long as the budget
-lasts, whatever problems Hypothesis thinks of. A new check is a function and an entry of `CHECKS`.
+a large problem, then the other checks, then, for as long as the budget lasts, whatever problems
+Hypothesis thinks of. A new check is a function and an entry of `CHECKS`. What raises has failed.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
-from neurogen.loading import compiled_of, load_text
+from neurogen.errors import SpecError
+from neurogen.loading import compiled_of
 from neurogen.runtime import backend as backends_
-from neurogen.tools.verify import determinism, example, search, smooth, transpose
+from neurogen.tools.verify import determinism, example, module, search, smooth, transpose
 from neurogen.tools.verify.cases import BACKENDS, DTYPES, Case, Comparison, Finding, Problem
-from neurogen.tools.verify.matrix import compare_all
+from neurogen.tools.verify.matrix import Expectation, compare, expectation, hold, on_torch
+from neurogen.tools.verify.sizes import large
 
-#: Several blocks of lanes, several checkpoints, thresholds that are hit exactly.
-FIRST = Problem(steps=23, shape=(3, 521), learnt="neuron", dyadic=True)
 EXAMPLES = 5  # problems of a cell before the next one has its turn
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +32,32 @@ class Result:
     """What a check found in a cell.
 
     Attributes:
-        check: What was asked: 'reference', or a key of `CHECKS`.
+        check: What was asked: `REFERENCE`, or a key of `CHECKS`.
         case: Of which cell.
-        worst: The finding nearest to its limit; None where the check does not apply.
+        comparison: What was compared; None where the check does not apply, or raised.
         note: Why it does not apply.
+        raised: The exception that ended it.
         problems: Inputs on which it was tried.
         failing: The smallest problem on which the cell fails, where one is known.
     """
 
     check: str
     case: Case
-    worst: Finding | None
+    comparison: Comparison | None = None
     note: str = ""
+    raised: str = ""
     problems: int = 1
     failing: Problem | None = None
 
     @property
+    def worst(self) -> Finding | None:
+        """The finding nearest to its limit."""
+        return None if self.comparison is None else self.comparison.worst
+
+    @property
     def holds(self) -> bool:
         """Whether nothing wrong was found."""
-        return self.worst is None or self.worst.holds
+        return not self.raised and (self.worst is None or self.worst.holds)
 
 
 def device_of(backend: str) -> str:
@@ -58,13 +67,16 @@ def device_of(backend: str) -> str:
 
 
 def cells(text: str, backends: tuple[str, ...] = BACKENDS) -> list[Case]:
-    """The matrix of a spec: backend x reset x detach_reset x dtype, and its flags both ways."""
-    cls = load_text(text)
-    flags = compiled_of(text).model.spec.flags
-    default = tuple((f.name, f.default) for f in flags)
-    flipped = tuple((f.name, not f.default) for f in flags)
-    variants = [default, flipped] if flags else [()]
-    resets = ("hard", "soft") if cls.v_reset_may_be_none else ("hard",)
+    """The matrix of a spec: backend x reset x detach_reset x dtype x flags.
+
+    Flags are at their defaults, each flipped alone, and all flipped.
+    """
+    model = compiled_of(text).model
+    default = {flag.name: flag.default for flag in model.spec.flags}
+    alone = [default | {name: not value} for name, value in default.items()]
+    flipped = {name: not value for name, value in default.items()}
+    variants = dict.fromkeys(tuple(v.items()) for v in (default, *alone, flipped))
+    resets = ("hard", "soft") if model.v_reset_may_be_none else ("hard",)
     return [
         Case(backend, reset, detach, dtype, None, chosen, device_of(backend))
         for reset, detach, dtype, chosen, backend in itertools.product(
@@ -73,21 +85,21 @@ def cells(text: str, backends: tuple[str, ...] = BACKENDS) -> list[Case]:
     ]
 
 
-def _smooth(text: str, case: Case, seed: int) -> list[Finding] | str:
-    return smooth.differs_by_design(text) or smooth.smooth(text, case, seed)
-
-
-def _example(text: str, case: Case, seed: int) -> list[Finding] | str:
-    return example.example(text, case) or "the spec has no `expect`"
-
+Check = Callable[[str, Case, int], list[Finding] | str]
 
 #: Name -> findings for one backend in float64, or why the check does not apply.
-CHECKS: Mapping[str, Callable[[str, Case, int], list[Finding] | str]] = {
-    "finite differences": _smooth,
+CHECKS: Mapping[str, Check] = {
+    "finite differences": smooth.smooth,
     "transpose identity": transpose.transpose,
-    "threads": lambda text, case, seed: determinism.threads(text, case),
-    "hash seeds": lambda text, case, seed: determinism.hash_seeds(text),
-    "expect": _example,
+    "step modes": module.step_modes,
+    "reset": module.reset,
+    "two halves": module.halves,
+    "arriving gradients": module.arriving,
+    "values per channel": module.channels,
+    "past the caches": module.streamed,
+    "threads": determinism.threads,
+    "hash seeds": determinism.hash_seeds,
+    "expect": example.example,
 }
 
 
@@ -106,38 +118,73 @@ def verify(
         backends: Some of `BACKENDS`.
         seed: Of every random number.
         budget: Seconds.
+
+    Raises:
+        SpecError: The spec is wrong. Any other exception is a `Result` that does not hold.
     """
     end = time.monotonic() + budget
-    matrix = cells(text, backends)
-    first = Problem(FIRST.steps, FIRST.shape, seed=seed, dyadic=True, learnt=FIRST.learnt)
     healthy, shown = list[Case](), False
-    for _, group in itertools.groupby(
-        matrix, lambda c: (c.reset, c.detach_reset, c.dtype, c.flags)
-    ):
-        of_group = list(group)
-        found = compare_all(text, of_group[0], first, [case.backend for case in of_group])
-        for case in of_group:
-            worst, failing = found[case.backend].worst, None
-            if worst is None or worst.holds:
-                healthy.append(case)
-            else:  # one example that is small is enough
-                small = not shown and search.failing(text, case, seed, 20 * EXAMPLES)
-                shown, failing = True, small or first
-            yield Result("reference", case, worst, failing=failing)
-    for name, check in CHECKS.items():
-        for backend in backends:
-            case = Case(backend, dtype=torch.float64, device=device_of(backend))
-            outcome = check(text, case, seed)
-            if isinstance(outcome, str):
-                yield Result(name, case, None, outcome)
-            else:
-                yield Result(name, case, Comparison(outcome).worst)
+    for result in _matrix(text, backends, seed):
+        if result.holds:
+            healthy.append(result.case)
+        elif not shown:  # one example that is small is enough
+            shown = True
+            small = search.failing(text, result.case, seed, 20 * EXAMPLES)
+            yield result if small is None else _compared(text, result.case, small)
+            continue
+        yield result
+    for name, backend in itertools.product(CHECKS, backends):
+        case = Case(backend, dtype=torch.float64, device=device_of(backend))
+        yield _attempt(name, case, partial(check, name, text, seed=seed))
     for round_ in itertools.count(1) if healthy else ():  # where all fails nothing is to search
         for case in healthy:
             if time.monotonic() >= end:
                 return
             failing = search.failing(text, case, seed + round_, EXAMPLES)
-            worst = None
-            if failing is not None:
-                worst = compare_all(text, case, failing, [case.backend])[case.backend].worst
-            yield Result("reference", case, worst, problems=EXAMPLES, failing=failing)
+            if failing is None:
+                yield Result(REFERENCE, case, problems=EXAMPLES)
+                continue
+            yield replace(_compared(text, case, failing), problems=EXAMPLES)
+
+
+def _matrix(text: str, backends: tuple[str, ...], seed: int) -> Iterator[Result]:
+    """Every cell on a large problem; what it should come to is found out once for all backends."""
+    for _, group in itertools.groupby(
+        cells(text, backends), lambda c: (c.reset, c.detach_reset, c.dtype, c.flags)
+    ):
+        wanted: list[Expectation] = []
+
+        def compared(case: Case, wanted: list[Expectation] = wanted) -> Comparison:
+            if not wanted:
+                wanted.append(expectation(text, on_torch(case), large(text, case, seed)))
+            return hold(wanted[0], case)
+
+        for case in group:
+            result = _attempt(REFERENCE, case, compared)
+            failing = wanted[0].problem if wanted and not result.holds else None
+            yield replace(result, failing=failing)
+
+
+def _compared(text: str, case: Case, problem: Problem) -> Result:
+    """The result of a cell on a problem on which it fails."""
+    result = _attempt(REFERENCE, case, partial(compare, text, problem=problem))
+    return replace(result, failing=problem)
+
+
+def check(name: str, text: str, case: Case, seed: int = 0) -> Comparison | str:
+    """Run one of `CHECKS`: what it found, or why it does not apply."""
+    found = CHECKS[name](text, case, seed)
+    return found if isinstance(found, str) else Comparison(found)
+
+
+def _attempt(name: str, case: Case, work: Callable[[Case], Comparison | str]) -> Result:
+    """The result of a check; of one that raises, too."""
+    try:
+        outcome = work(case)
+    except SpecError:
+        raise
+    except Exception as error:
+        return Result(name, case, raised=f"{type(error).__name__}: {error}")
+    if isinstance(outcome, str):
+        return Result(name, case, note=outcome)
+    return Result(name, case, outcome)

@@ -2,7 +2,7 @@
 
 In: a spec and a case in float64. Out: one finding. J'y is the backward pass of the tested backend;
 Jx, the derivative along x, comes from torch: J'y is linear in y, so autograd of it is J. Spikes
-stay spikes, sizes are those of several blocks and checkpoints.
+stay spikes, several blocks and checkpoints take part.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from neurogen.tools.verify.cases import Case, Finding, Problem
+from neurogen.tools.verify.inputs import make_inputs
 from neurogen.tools.verify.nodes import (
     build,
     constructor_values,
-    make_inputs,
     reference_of,
     running,
 )
+from neurogen.tools.verify.sizes import large
 
 LIMIT = 1e-10
-SIZE = Problem(steps=23, shape=(3, 521), learnt="neuron")
 
 
 def transpose(text: str, case: Case, seed: int = 0) -> list[Finding]:
     """Compare both sides of the identity, relative to the sizes of their terms."""
-    problem = replace(SIZE, seed=seed)
+    problem = large(text, case, seed)
     eager = replace(case, backend="torch", device="cpu")
     probe = build(text, eager, problem)
     reference = reference_of(text, eager, constructor_values(probe))
