@@ -20,6 +20,8 @@ from neurogen.loading import load
 from neurogen.nn import surrogate
 from neurogen.runtime.abi import Variant
 from neurogen.runtime.call import IO_TYPES
+from neurogen.runtime.neuron import Neuron
+from neurogen.tools.verify import BACKENDS, Case, Problem, compare_all
 from neurogen.tools.verify.nodes import sizes_of
 
 SPECS = sorted(path.stem for path in (Path(__file__).parents[1] / "specs").glob("*.yaml"))
@@ -31,9 +33,8 @@ ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
 CHOICES = ((False, True, True), (True, True, False), (True, False, True), (False, False, False))
 
 
-def variants(stem: str) -> Iterator[Variant]:
+def variants(cls: type[Neuron]) -> Iterator[Variant]:
     """Every combination of flags and storage types in both directions; the rest pairwise."""
-    cls = load(stem)
     everything = (1 << len(cls.constants)) - 1
     flags = itertools.product((True, False), repeat=len(cls.flags))
     for values, io in itertools.product(flags, IO_TYPES.values()):
@@ -44,13 +45,13 @@ def variants(stem: str) -> Iterator[Variant]:
             yield Variant(True, io, named, detach, spiking, everything * wanted, "")
 
 
-def one_unit(stem: str) -> str:
+def one_unit(cls: type[Neuron]) -> str:
     """All variants as one translation unit: a namespace each, and names of their own."""
-    text = load(stem).kernels.text("kernels.cpp")
+    text = cls.kernels.text("kernels.cpp")
     headers = ("cpu", "noise", "surrogate")
     parts = ["".join(f'#include "neurogen/{header}.h"\n' for header in headers)]
     exported = ("forward", "backward", "sum_blocks", "sum_neurons")
-    for index, variant in enumerate(variants(stem)):
+    for index, variant in enumerate(variants(cls)):
         macros = (*variant.macros, *((name, f"{name}_{index}") for name in exported))
         defined = "".join(f"#define {name} {value}\n" for name, value in macros)
         undefined = "".join(f"#undef {name}\n" for name, _ in macros)
@@ -79,12 +80,55 @@ def syntax(text: str, folder: Path) -> str:
 @every
 def test_cpp_compiles_without_a_warning(stem: str, tmp_path: Path) -> None:
     assert {"-Wall", "-Wextra"} <= set(toolchain.FLAGS)
-    assert not syntax(one_unit(stem), tmp_path)
+    assert not syntax(one_unit(load(stem)), tmp_path)
 
 
 def test_a_warning_would_be_seen(tmp_path: Path) -> None:
-    text = one_unit("if").replace("output_ = ", "real nothing; output_ = ")
+    text = one_unit(load("if")).replace("output_ = ", "real nothing; output_ = ")
     assert re.search(r"unused variable .nothing. ", syntax(text, tmp_path))
+
+
+#: Names that the kernel texts, their headers or the C library use themselves, in every role.
+ODD = """
+name: A
+inputs: [x, grad_output, x_grad, output_grad, gradient, gradientrow, wanted]
+states: {v: 0, x_row: 0, grad_output_row: 0, v_grad: 0, lam_v: 0, lanes: 0}
+parameters: {uniform: 1.25, PART: 0.5, same: 0.75, strdupa: 1.5, LANES: 0.5, WANTED_1: 0.25}
+learnable:
+  Steps: {init: 1.5, per: step}
+  Row: {init: 0.5, per: step}
+  wanted_1: 0.5
+flags: {sum: true, forward_block: false, backward_block: true, emulate: true, sum_chunks: false}
+noise: {draw: normal}
+charge:
+  reduce: x * uniform + grad_output * PART - x_grad * same + output_grad * strdupa + 0.1 * draw
+  x_row: 0.5 * x_row + reduce * Steps
+  grad_output_row: 0.5 * grad_output_row - gradient * LANES if sum else reduce
+  v_grad: 0.5 * v_grad + gradientrow * WANTED_1 if backward_block else reduce
+  lam_v: 0.5 * lam_v + wanted * wanted_1 if emulate else reduce
+  lanes: 0.5 * lanes + x_row * lam_v if not sum_chunks else reduce
+  v: 0.5 * v + Row * (x_row + v_grad + lam_v + lanes + grad_output_row if not forward_block else 1)
+surrogate: {primitive: 1 / (1 + exp(-torch * fn * u)), parameters: {torch: 2.0, fn: 1.5}}
+"""
+#: More constants than the bits of a word.
+MANY = f"""
+name: A
+parameters: {{{", ".join(f"p{k}: 0.{k + 1:02}" for k in range(40))}}}
+learnable: {{{", ".join(f"w{k}: 0.{k + 1:02}" for k in range(40))}}}
+charge:
+  a: {" + ".join(f"p{k} * x" for k in range(40))}
+  b: {" + ".join(f"w{k} * v" for k in range(40))}
+  v: 0.1 * a + 0.05 * b
+"""
+
+
+@pytest.mark.parametrize("text", [ODD, MANY], ids=["odd names", "80 constants"])
+def test_what_a_spec_names_is_no_name_of_the_kernels(text: str) -> None:
+    for result in compare_all(
+        text, Case("torch", dtype=torch.float64), Problem(), BACKENDS
+    ).values():
+        result.require()
+        assert 0 < result.rate < 1
 
 
 def nvrtc_log(stem: str, variant: Variant, architecture: str) -> str:

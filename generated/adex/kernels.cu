@@ -150,8 +150,8 @@ struct Backward {
   Operand<real> tau_w;
   Operand<real> v_reset;
   Operand<real> b;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -292,7 +292,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real quotient = quotient_at_[k_];
         const real h_v = h_v_at_[k_];
         const real quotient_1 = quotient_1_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.w_grad_sequence_) lam_w += a_.w_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, w_grad_, dt_grad_, g_L_grad_, E_L_grad_, g_L_times_delta_T_grad_, v_threshold_grad_, v_T_grad_, delta_T_grad_, C_grad_, a_grad_, tau_w_grad_, v_reset_grad_, b_grad_;

@@ -121,8 +121,8 @@ struct Backward {
   Operand<real> beta;
   Operand<real> rho;
   Operand<real> one_minus_rho;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -252,7 +252,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real h_v = h_v_at_[k_];
         const real h_a = h_a_at_[k_];
         const real u = u_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.a_grad_sequence_) lam_a += a_.a_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.prev_spike_grad_sequence_) lam_prev_spike += a_.prev_spike_grad_sequence_[t_ * a_.neurons_ + n_];

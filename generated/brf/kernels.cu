@@ -113,8 +113,8 @@ struct Backward {
   Operand<real> frequency;
   Operand<real> v_threshold;
   Operand<real> gamma;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -236,7 +236,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real w = w_at_[k_];
         const real q = q_at_[k_];
         const real h_v = h_v_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.w_grad_sequence_) lam_w += a_.w_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.q_grad_sequence_) lam_q += a_.q_grad_sequence_[t_ * a_.neurons_ + n_];

@@ -104,8 +104,8 @@ struct Backward {
   Operand<real> one_minus_1_over_tau;
   Operand<real> tau;
   Operand<real> v_threshold;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -207,7 +207,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real shared = shared_at_[k_];
         const real h_m = h_m_at_[k_];
         const real shared_1 = shared_1_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.m_grad_sequence_) lam_m += a_.m_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, m_grad_, one_minus_1_over_tau_grad_, tau_grad_, v_threshold_grad_;

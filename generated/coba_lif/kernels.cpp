@@ -168,8 +168,8 @@ struct Backward {
   Operand<real> E_i;
   Operand<real> v_threshold;
   Operand<real> v_reset;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* g_e_grad_final_;
   const real* g_e_grad_sequence_;
@@ -198,7 +198,7 @@ struct Backward {
 }  // namespace
 
 #if !BACKWARD
-template <bool uniform>
+template <bool same_>
 static void forward_block(const Forward& a_, const int64_t first_, const int64_t lanes_) {
   alignas(64) real g_e_lanes_[LANES];
   neurogen::read_state(g_e_lanes_, a_.g_e, first_, lanes_);
@@ -206,17 +206,17 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
   neurogen::read_state(g_i_lanes_, a_.g_i, first_, lanes_);
   alignas(64) real v_lanes_[LANES];
   neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
-  const neurogen::Lanes<real, uniform> dt(a_.dt, first_, lanes_);
-  const neurogen::Lanes<real, uniform> tau_m(a_.tau_m, first_, lanes_);
-  const neurogen::Lanes<real, uniform> step_g_e(a_.step_g_e, first_, lanes_);
-  const neurogen::Lanes<real, uniform> tau_e(a_.tau_e, first_, lanes_);
-  const neurogen::Lanes<real, uniform> step_g_i(a_.step_g_i, first_, lanes_);
-  const neurogen::Lanes<real, uniform> tau_i(a_.tau_i, first_, lanes_);
-  const neurogen::Lanes<real, uniform> E_L(a_.E_L, first_, lanes_);
-  const neurogen::Lanes<real, uniform> E_e(a_.E_e, first_, lanes_);
-  const neurogen::Lanes<real, uniform> E_i(a_.E_i, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_threshold(a_.v_threshold, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_reset(a_.v_reset, first_, lanes_);
+  const neurogen::Lanes<real, same_> dt(a_.dt, first_, lanes_);
+  const neurogen::Lanes<real, same_> tau_m(a_.tau_m, first_, lanes_);
+  const neurogen::Lanes<real, same_> step_g_e(a_.step_g_e, first_, lanes_);
+  const neurogen::Lanes<real, same_> tau_e(a_.tau_e, first_, lanes_);
+  const neurogen::Lanes<real, same_> step_g_i(a_.step_g_i, first_, lanes_);
+  const neurogen::Lanes<real, same_> tau_i(a_.tau_i, first_, lanes_);
+  const neurogen::Lanes<real, same_> E_L(a_.E_L, first_, lanes_);
+  const neurogen::Lanes<real, same_> E_e(a_.E_e, first_, lanes_);
+  const neurogen::Lanes<real, same_> E_i(a_.E_i, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_threshold(a_.v_threshold, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_reset(a_.v_reset, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
   neurogen::Row<Io> output_row_;
@@ -275,19 +275,19 @@ extern "C" void forward(const Forward* const a_) {
 
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
-template <bool uniform>
+template <bool same_>
 static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
-  const neurogen::Lanes<real, uniform> dt(a_.dt, first_, lanes_);
-  const neurogen::Lanes<real, uniform> tau_m(a_.tau_m, first_, lanes_);
-  const neurogen::Lanes<real, uniform> step_g_e(a_.step_g_e, first_, lanes_);
-  const neurogen::Lanes<real, uniform> tau_e(a_.tau_e, first_, lanes_);
-  const neurogen::Lanes<real, uniform> step_g_i(a_.step_g_i, first_, lanes_);
-  const neurogen::Lanes<real, uniform> tau_i(a_.tau_i, first_, lanes_);
-  const neurogen::Lanes<real, uniform> E_L(a_.E_L, first_, lanes_);
-  const neurogen::Lanes<real, uniform> E_e(a_.E_e, first_, lanes_);
-  const neurogen::Lanes<real, uniform> E_i(a_.E_i, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_threshold(a_.v_threshold, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_reset(a_.v_reset, first_, lanes_);
+  const neurogen::Lanes<real, same_> dt(a_.dt, first_, lanes_);
+  const neurogen::Lanes<real, same_> tau_m(a_.tau_m, first_, lanes_);
+  const neurogen::Lanes<real, same_> step_g_e(a_.step_g_e, first_, lanes_);
+  const neurogen::Lanes<real, same_> tau_e(a_.tau_e, first_, lanes_);
+  const neurogen::Lanes<real, same_> step_g_i(a_.step_g_i, first_, lanes_);
+  const neurogen::Lanes<real, same_> tau_i(a_.tau_i, first_, lanes_);
+  const neurogen::Lanes<real, same_> E_L(a_.E_L, first_, lanes_);
+  const neurogen::Lanes<real, same_> E_e(a_.E_e, first_, lanes_);
+  const neurogen::Lanes<real, same_> E_i(a_.E_i, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_threshold(a_.v_threshold, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_reset(a_.v_reset, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
   real* const g_e_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
@@ -310,8 +310,8 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   neurogen::read_block(lam_g_i_lanes_, neurogen::offset(a_.g_i_grad_final_, first_), lanes_);
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
-  neurogen::Row<Io> x_e_grad_row_;
-  neurogen::Row<Io> x_i_grad_row_;
+  neurogen::Row<Io> x_e_gradrow_;
+  neurogen::Row<Io> x_i_gradrow_;
   alignas(64) real dt_sum_[wanted >> 0 & 1 ? LANES : 1] = {};
   alignas(64) real tau_m_sum_[wanted >> 1 & 1 ? LANES : 1] = {};
   alignas(64) real step_g_e_sum_[wanted >> 2 & 1 ? LANES : 1] = {};
@@ -335,7 +335,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
     for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_e_row_ = a_.x_e + t_ * a_.x_e_stride_ + first_;
-      const Io* const x_e_next_ = t_ + 1 < end_ ? x_e_row_ + a_.x_e_stride_ : a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      const Io* const x_e_next_ = t_ + 1 < end_ ? x_e_row_ + a_.x_e_stride_ : a_.gradient_ + t_ * a_.gradientstride_ + first_;
       const Io* const x_i_row_ = a_.x_i + t_ * a_.x_i_stride_ + first_;
       const Io* const x_i_next_ = x_i_row_ + a_.x_i_stride_;
       for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
@@ -351,11 +351,11 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_e_row_ = a_.x_e + t_ * a_.x_e_stride_ + first_;
-      Io* const x_e_grads_ = x_e_grad_row_.begin(a_.x_e_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
+      Io* const x_e_grads_ = x_e_gradrow_.begin(a_.x_e_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
       const Io* const x_i_row_ = a_.x_i + t_ * a_.x_i_stride_ + first_;
-      Io* const x_i_grads_ = x_i_grad_row_.begin(a_.x_i_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
-      const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
-      const Io* const next_ = t_ ? grad_output_row_ - a_.grad_output_stride_ : a_.x_e + first_ + LANES;
+      Io* const x_i_grads_ = x_i_gradrow_.begin(a_.x_i_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
+      const Io* const gradientrow_ = a_.gradient_ + t_ * a_.gradientstride_ + first_;
+      const Io* const next_ = t_ ? gradientrow_ - a_.gradientstride_ : a_.x_e + first_ + LANES;
       neurogen::add_block(lam_g_e_lanes_,
                           neurogen::offset(a_.g_e_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_g_i_lanes_,
@@ -368,7 +368,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
         for (int64_t i_ = part_; i_ < stop_; ++i_) {
           real x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_;
-          adjoint(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_g_e_lanes_[i_], lam_g_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_);
+          adjoint(neurogen::load(x_e_row_[i_]), neurogen::load(x_i_row_[i_]), g_e_lanes_[g_e_kept_ * row_ + i_], g_i_lanes_[g_i_kept_ * row_ + i_], v_lanes_[v_kept_ * row_ + i_], quotient_lanes_[quotient_kept_ * row_ + i_], shared_1_lanes_[shared_1_kept_ * row_ + i_], quotient_1_lanes_[quotient_1_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], dt[i_], tau_m[i_], step_g_e[i_], tau_e[i_], step_g_i[i_], tau_i[i_], E_L[i_], E_e[i_], E_i[i_], v_threshold[i_], v_reset[i_], neurogen::load(gradientrow_[i_]), lam_g_e_lanes_[i_], lam_g_i_lanes_[i_], lam_v_lanes_[i_], surrogate_, x_e_grad_, x_i_grad_, g_e_grad_, g_i_grad_, v_grad_, dt_grad_, tau_m_grad_, step_g_e_grad_, tau_e_grad_, step_g_i_grad_, tau_i_grad_, E_L_grad_, E_e_grad_, E_i_grad_, v_threshold_grad_, v_reset_grad_);
           neurogen::store(x_e_grads_[i_], x_e_grad_);
           neurogen::store(x_i_grads_[i_], x_i_grad_);
           lam_g_e_lanes_[i_] = g_e_grad_;
@@ -386,8 +386,8 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
           if constexpr (wanted >> 9 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
           if constexpr (wanted >> 10 & 1) v_reset_sum_[i_] += v_reset_grad_;
         }
-        x_e_grad_row_.write(part_, stop_);
-        x_i_grad_row_.write(part_, stop_);
+        x_e_gradrow_.write(part_, stop_);
+        x_i_gradrow_.write(part_, stop_);
       }
     }
   }

@@ -167,8 +167,8 @@ struct Backward {
   Operand<real> E_i;
   Operand<real> v_threshold;
   Operand<real> v_reset;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* g_e_grad_final_;
   const real* g_e_grad_sequence_;
@@ -326,7 +326,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real shared_1 = shared_1_at_[k_];
         const real quotient_1 = quotient_1_at_[k_];
         const real h_v = h_v_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.g_e_grad_sequence_) lam_g_e += a_.g_e_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.g_i_grad_sequence_) lam_g_i += a_.g_i_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];

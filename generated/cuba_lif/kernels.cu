@@ -136,8 +136,8 @@ struct Backward {
   Operand<real> held_v_v;
   Operand<real> v_threshold;
   Operand<real> v_reset;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* i_grad_final_;
   const real* i_grad_sequence_;
@@ -266,7 +266,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real v = v_at_[k_];
         const real drive_i = drive_i_at_[k_];
         const real h_v = h_v_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.i_grad_sequence_) lam_i += a_.i_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, i_grad_, v_grad_, tau_s_grad_, v_rest_over_tau_m_grad_, flow_i_i_grad_, held_i_i_grad_, flow_v_i_grad_, flow_v_v_grad_, held_v_i_grad_, held_v_v_grad_, v_threshold_grad_, v_reset_grad_;

@@ -108,8 +108,8 @@ struct Backward {
   Steps<real> constant;
   Operand<real> constant_1;
   Operand<real> v_threshold;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -129,17 +129,17 @@ struct Backward {
 }  // namespace
 
 #if !BACKWARD
-template <bool uniform>
+template <bool same_>
 static void forward_block(const Forward& a_, const int64_t first_, const int64_t lanes_) {
   alignas(64) real v_lanes_[LANES];
   neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
   alignas(64) real prev_spike_lanes_[LANES];
   neurogen::read_state(prev_spike_lanes_, a_.prev_spike, first_, lanes_);
-  const neurogen::Lanes<real, uniform> decay(a_.decay, first_, lanes_);
-  const neurogen::Lanes<real, uniform> gamma(a_.gamma, first_, lanes_);
-  const neurogen::Lanes<real, uniform> one_minus_alpha_times_leak(a_.one_minus_alpha_times_leak, first_, lanes_);
-  const neurogen::Lanes<real, uniform> constant_1(a_.constant_1, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_threshold(a_.v_threshold, first_, lanes_);
+  const neurogen::Lanes<real, same_> decay(a_.decay, first_, lanes_);
+  const neurogen::Lanes<real, same_> gamma(a_.gamma, first_, lanes_);
+  const neurogen::Lanes<real, same_> one_minus_alpha_times_leak(a_.one_minus_alpha_times_leak, first_, lanes_);
+  const neurogen::Lanes<real, same_> constant_1(a_.constant_1, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_threshold(a_.v_threshold, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
   neurogen::Row<Io> output_row_;
@@ -152,7 +152,7 @@ static void forward_block(const Forward& a_, const int64_t first_, const int64_t
     }
     const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
     const Io* const x_next_ = t_ + 1 < a_.steps_ ? x_row_ + a_.x_stride_ : a_.x + first_ + LANES;
-    const neurogen::Lanes<real, uniform> constant(a_.constant.at(t_), first_, lanes_);
+    const neurogen::Lanes<real, same_> constant(a_.constant.at(t_), first_, lanes_);
     Io* const outputs_ = output_row_.begin(a_.output_ + t_ * a_.neurons_ + first_, a_.streamed_);
     for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
       stop_ = neurogen::least(part_ + PART, lanes_);
@@ -191,13 +191,13 @@ extern "C" void forward(const Forward* const a_) {
 
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
-template <bool uniform>
+template <bool same_>
 static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
-  const neurogen::Lanes<real, uniform> decay(a_.decay, first_, lanes_);
-  const neurogen::Lanes<real, uniform> gamma(a_.gamma, first_, lanes_);
-  const neurogen::Lanes<real, uniform> one_minus_alpha_times_leak(a_.one_minus_alpha_times_leak, first_, lanes_);
-  const neurogen::Lanes<real, uniform> constant_1(a_.constant_1, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_threshold(a_.v_threshold, first_, lanes_);
+  const neurogen::Lanes<real, same_> decay(a_.decay, first_, lanes_);
+  const neurogen::Lanes<real, same_> gamma(a_.gamma, first_, lanes_);
+  const neurogen::Lanes<real, same_> one_minus_alpha_times_leak(a_.one_minus_alpha_times_leak, first_, lanes_);
+  const neurogen::Lanes<real, same_> constant_1(a_.constant_1, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_threshold(a_.v_threshold, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
   real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
@@ -210,7 +210,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
   alignas(64) real lam_prev_spike_lanes_[LANES];
   neurogen::read_block(lam_prev_spike_lanes_, neurogen::offset(a_.prev_spike_grad_final_, first_), lanes_);
-  neurogen::Row<Io> x_grad_row_;
+  neurogen::Row<Io> x_gradrow_;
   alignas(64) real decay_sum_[wanted >> 0 & 1 ? LANES : 1] = {};
   alignas(64) real gamma_sum_[wanted >> 1 & 1 ? LANES : 1] = {};
   alignas(64) real one_minus_alpha_times_leak_sum_[wanted >> 2 & 1 ? LANES : 1] = {};
@@ -227,8 +227,8 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(prev_spike_lanes_, a_.prev_spike, first_, lanes_);
     for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-      const Io* const x_next_ = t_ + 1 < end_ ? x_row_ + a_.x_stride_ : a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
-      const neurogen::Lanes<real, uniform> constant(a_.constant.at(t_), first_, lanes_);
+      const Io* const x_next_ = t_ + 1 < end_ ? x_row_ + a_.x_stride_ : a_.gradient_ + t_ * a_.gradientstride_ + first_;
+      const neurogen::Lanes<real, same_> constant(a_.constant.at(t_), first_, lanes_);
       for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
         stop_ = neurogen::least(part_ + PART, lanes_);
         neurogen::prefetch(x_next_ + part_);
@@ -241,10 +241,10 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-      Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
-      const neurogen::Lanes<real, uniform> constant(a_.constant.at(t_), first_, lanes_);
-      const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
-      const Io* const next_ = t_ ? grad_output_row_ - a_.grad_output_stride_ : a_.x + first_ + LANES;
+      Io* const x_grads_ = x_gradrow_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
+      const neurogen::Lanes<real, same_> constant(a_.constant.at(t_), first_, lanes_);
+      const Io* const gradientrow_ = a_.gradient_ + t_ * a_.gradientstride_ + first_;
+      const Io* const next_ = t_ ? gradientrow_ - a_.gradientstride_ : a_.x + first_ + LANES;
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       neurogen::add_block(lam_prev_spike_lanes_,
@@ -255,7 +255,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
         for (int64_t i_ = part_; i_ < stop_; ++i_) {
           real x_grad_, v_grad_, prev_spike_grad_, decay_grad_, gamma_grad_, one_minus_alpha_times_leak_grad_, constant_grad_, constant_1_grad_, v_threshold_grad_;
-          adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], prev_spike_lanes_[prev_spike_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], decay[i_], gamma[i_], constant[i_], constant_1[i_], v_threshold[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], lam_prev_spike_lanes_[i_], surrogate_, x_grad_, v_grad_, prev_spike_grad_, decay_grad_, gamma_grad_, one_minus_alpha_times_leak_grad_, constant_grad_, constant_1_grad_, v_threshold_grad_);
+          adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], prev_spike_lanes_[prev_spike_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], decay[i_], gamma[i_], constant[i_], constant_1[i_], v_threshold[i_], neurogen::load(gradientrow_[i_]), lam_v_lanes_[i_], lam_prev_spike_lanes_[i_], surrogate_, x_grad_, v_grad_, prev_spike_grad_, decay_grad_, gamma_grad_, one_minus_alpha_times_leak_grad_, constant_grad_, constant_1_grad_, v_threshold_grad_);
           neurogen::store(x_grads_[i_], x_grad_);
           lam_v_lanes_[i_] = v_grad_;
           lam_prev_spike_lanes_[i_] = prev_spike_grad_;
@@ -266,7 +266,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
           if constexpr (wanted >> 4 & 1) constant_1_sum_[i_] += constant_1_grad_;
           if constexpr (wanted >> 5 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
         }
-        x_grad_row_.write(part_, stop_);
+        x_gradrow_.write(part_, stop_);
       }
       if constexpr (wanted >> 3 & 1)
         neurogen::write_share_of_step(a_.constant_grad_, a_.constant, constant_sum_, t_, a_.neurons_, first_, lanes_);

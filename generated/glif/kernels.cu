@@ -107,8 +107,8 @@ struct Backward {
   Steps<real> constant;
   Operand<real> constant_1;
   Operand<real> v_threshold;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -219,7 +219,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real prev_spike = prev_spike_at_[k_];
         const real h_v = h_v_at_[k_];
         const real constant = a_.constant.at(t_).at(n_);
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.prev_spike_grad_sequence_) lam_prev_spike += a_.prev_spike_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, prev_spike_grad_, decay_grad_, gamma_grad_, one_minus_alpha_times_leak_grad_, constant_grad_, constant_1_grad_, v_threshold_grad_;

@@ -76,8 +76,8 @@ struct Backward {
   Operand<real> v;
   Operand<real> v_threshold;
   Operand<real> v_reset;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -153,7 +153,7 @@ extern "C" __global__ void backward(const Backward a_) {
       if (begin_ + k_ < end_) {
         const int64_t t_ = begin_ + k_;
         const real h_v = h_v_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, v_threshold_grad_, v_reset_grad_;
         adjoint(h_v, v_threshold, v_reset, grad_output, lam_v, surrogate_, x_grad_, v_grad_, v_threshold_grad_, v_reset_grad_);

@@ -63,8 +63,8 @@ struct Backward {
   int64_t x_stride_;
   Operand<real> v;
   Operand<real> tau;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -138,7 +138,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const int64_t t_ = begin_ + k_;
         const real x = x_at_[k_];
         const real v = v_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, tau_grad_;
         adjoint(x, v, tau, grad_output, lam_v, surrogate_, x_grad_, v_grad_, tau_grad_);

@@ -71,8 +71,8 @@ class NoisyLIFNode(StochasticNeuron):
         __file__,
         kept=(2, -1),
         digests=(  # of the files beside this one
-            ("kernels.cpp", "b5d05b5fd354b09e"),
-            ("kernels.cu", "7340c91ac45be2d3"),
+            ("kernels.cpp", "c6b0112625320ec1"),
+            ("kernels.cu", "a86a1b0b147edad6"),
         ),
     )
     blocks = Blocks(  # of the step's Jacobian: name, d what, d by what

@@ -97,8 +97,8 @@ struct Backward {
   Operand<real> sigma;
   Operand<real> v_threshold;
   Operand<real> v_reset;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -193,7 +193,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real v = v_at_[k_];
         const real h_v = h_v_at_[k_];
         const real xi = a_.noise_.at(n_, t_, 0);  // drawn again
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, v_grad_, v_rest_grad_, tau_grad_, sigma_grad_, v_threshold_grad_, v_reset_grad_;
         adjoint(x, v, h_v, xi, v_rest, tau, v_threshold, v_reset, grad_output, lam_v, surrogate_, x_grad_, v_grad_, v_rest_grad_, tau_grad_, sigma_grad_, v_threshold_grad_, v_reset_grad_);

@@ -94,8 +94,8 @@ struct Backward {
   Operand<real> reciprocal_tau;
   Operand<real> v_threshold;
   Operand<real> v_reset;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -110,14 +110,14 @@ struct Backward {
 }  // namespace
 
 #if !BACKWARD
-template <bool uniform>
+template <bool same_>
 static void forward_block(const Forward& a_, const int64_t first_, const int64_t lanes_) {
   alignas(64) real v_lanes_[LANES];
   neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_rest(a_.v_rest, first_, lanes_);
-  const neurogen::Lanes<real, uniform> reciprocal_tau(a_.reciprocal_tau, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_threshold(a_.v_threshold, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_reset(a_.v_reset, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_rest(a_.v_rest, first_, lanes_);
+  const neurogen::Lanes<real, same_> reciprocal_tau(a_.reciprocal_tau, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_threshold(a_.v_threshold, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_reset(a_.v_reset, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
   neurogen::Row<Io> output_row_;
@@ -163,12 +163,12 @@ extern "C" void forward(const Forward* const a_) {
 
 // The sweep over t = T-1 … 0: from each checkpoint the states of a segment are recomputed, then its
 // adjoint runs backwards.
-template <bool uniform>
+template <bool same_>
 static void backward_block(const Backward& a_, const int64_t first_, const int64_t lanes_, real* scratch_) {
-  const neurogen::Lanes<real, uniform> v_rest(a_.v_rest, first_, lanes_);
-  const neurogen::Lanes<real, uniform> reciprocal_tau(a_.reciprocal_tau, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_threshold(a_.v_threshold, first_, lanes_);
-  const neurogen::Lanes<real, uniform> v_reset(a_.v_reset, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_rest(a_.v_rest, first_, lanes_);
+  const neurogen::Lanes<real, same_> reciprocal_tau(a_.reciprocal_tau, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_threshold(a_.v_threshold, first_, lanes_);
+  const neurogen::Lanes<real, same_> v_reset(a_.v_reset, first_, lanes_);
   real surrogate_[4];
   for (int k_ = 0; k_ < 4; ++k_) surrogate_[k_] = real(a_.surrogate_[k_]);
   real* const v_lanes_ = scratch_;  // [step][lane], or the current step's [lane]
@@ -177,7 +177,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
   scratch_ += h_v_kept_ ? (a_.every_ + 1) * LANES : LANES;
   alignas(64) real lam_v_lanes_[LANES];
   neurogen::read_block(lam_v_lanes_, neurogen::offset(a_.v_grad_final_, first_), lanes_);
-  neurogen::Row<Io> x_grad_row_;
+  neurogen::Row<Io> x_gradrow_;
   alignas(64) real v_rest_sum_[wanted >> 0 & 1 ? LANES : 1] = {};
   alignas(64) real reciprocal_tau_sum_[wanted >> 1 & 1 ? LANES : 1] = {};
   alignas(64) real v_threshold_sum_[wanted >> 2 & 1 ? LANES : 1] = {};
@@ -190,7 +190,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     else neurogen::read_state(v_lanes_, a_.v, first_, lanes_);
     for (int64_t t_ = begin_, row_ = 0; t_ < end_; ++t_, row_ += LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-      const Io* const x_next_ = t_ + 1 < end_ ? x_row_ + a_.x_stride_ : a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
+      const Io* const x_next_ = t_ + 1 < end_ ? x_row_ + a_.x_stride_ : a_.gradient_ + t_ * a_.gradientstride_ + first_;
       for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
         stop_ = neurogen::least(part_ + PART, lanes_);
         neurogen::prefetch(x_next_ + part_);
@@ -203,9 +203,9 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
     }
     for (int64_t t_ = end_ - 1, row_ = (t_ - begin_) * LANES; t_ >= begin_; --t_, row_ -= LANES) {
       const Io* const x_row_ = a_.x + t_ * a_.x_stride_ + first_;
-      Io* const x_grads_ = x_grad_row_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
-      const Io* const grad_output_row_ = a_.grad_output_ + t_ * a_.grad_output_stride_ + first_;
-      const Io* const next_ = t_ ? grad_output_row_ - a_.grad_output_stride_ : a_.x + first_ + LANES;
+      Io* const x_grads_ = x_gradrow_.begin(a_.x_grad_ + t_ * a_.neurons_ + first_, a_.streamed_);
+      const Io* const gradientrow_ = a_.gradient_ + t_ * a_.gradientstride_ + first_;
+      const Io* const next_ = t_ ? gradientrow_ - a_.gradientstride_ : a_.x + first_ + LANES;
       neurogen::add_block(lam_v_lanes_,
                           neurogen::offset(a_.v_grad_sequence_, t_ * a_.neurons_ + first_), lanes_);
       for (int64_t part_ = 0, stop_; part_ < lanes_; part_ = stop_) {
@@ -214,7 +214,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
 #pragma omp simd
         for (int64_t i_ = part_; i_ < stop_; ++i_) {
           real x_grad_, v_grad_, v_rest_grad_, reciprocal_tau_grad_, v_threshold_grad_, v_reset_grad_;
-          adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], v_rest[i_], reciprocal_tau[i_], v_threshold[i_], v_reset[i_], neurogen::load(grad_output_row_[i_]), lam_v_lanes_[i_], surrogate_, x_grad_, v_grad_, v_rest_grad_, reciprocal_tau_grad_, v_threshold_grad_, v_reset_grad_);
+          adjoint(neurogen::load(x_row_[i_]), v_lanes_[v_kept_ * row_ + i_], h_v_lanes_[h_v_kept_ * row_ + i_], v_rest[i_], reciprocal_tau[i_], v_threshold[i_], v_reset[i_], neurogen::load(gradientrow_[i_]), lam_v_lanes_[i_], surrogate_, x_grad_, v_grad_, v_rest_grad_, reciprocal_tau_grad_, v_threshold_grad_, v_reset_grad_);
           neurogen::store(x_grads_[i_], x_grad_);
           lam_v_lanes_[i_] = v_grad_;
           if constexpr (wanted >> 0 & 1) v_rest_sum_[i_] += v_rest_grad_;
@@ -222,7 +222,7 @@ static void backward_block(const Backward& a_, const int64_t first_, const int64
           if constexpr (wanted >> 2 & 1) v_threshold_sum_[i_] += v_threshold_grad_;
           if constexpr (wanted >> 3 & 1) v_reset_sum_[i_] += v_reset_grad_;
         }
-        x_grad_row_.write(part_, stop_);
+        x_gradrow_.write(part_, stop_);
       }
     }
   }

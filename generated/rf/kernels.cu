@@ -120,8 +120,8 @@ struct Backward {
   Operand<real> flow_v_v;
   Operand<real> held_v_u;
   Operand<real> v_threshold;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* u_grad_final_;
   const real* u_grad_sequence_;
@@ -238,7 +238,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real v = v_at_[k_];
         const real h_u = h_u_at_[k_];
         const real h_v = h_v_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.u_grad_sequence_) lam_u += a_.u_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, u_grad_, v_grad_, flow_u_u_grad_, flow_u_v_grad_, held_u_u_grad_, flow_v_u_grad_, flow_v_v_grad_, held_v_u_grad_, v_threshold_grad_;

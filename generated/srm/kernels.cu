@@ -164,8 +164,8 @@ struct Backward {
   Operand<real> v_threshold;
   Operand<real> neg_eta_0;
   Operand<real> theta_0;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -337,7 +337,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real theta_0_1 = theta_0_1_at_[k_];
         const real h_v = h_v_at_[k_];
         const real h_theta_0_1 = h_theta_0_1_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.epsilon_0_grad_sequence_) lam_epsilon_0 += a_.epsilon_0_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.epsilon_1_grad_sequence_) lam_epsilon_1 += a_.epsilon_1_grad_sequence_[t_ * a_.neurons_ + n_];

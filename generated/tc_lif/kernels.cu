@@ -97,8 +97,8 @@ struct Backward {
   Operand<real> c_2;
   Operand<real> v_threshold;
   Operand<real> gamma;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* d_grad_final_;
   const real* d_grad_sequence_;
@@ -199,7 +199,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real v = v_at_[k_];
         const real h_d = h_d_at_[k_];
         const real h_v = h_v_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.d_grad_sequence_) lam_d += a_.d_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         real x_grad_, d_grad_, v_grad_, c_1_grad_, c_2_grad_, v_threshold_grad_, gamma_grad_;

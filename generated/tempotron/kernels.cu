@@ -115,8 +115,8 @@ struct Backward {
   Operand<real> psp_flow_1_1;
   Operand<real> one_over_tau_times_tau_s;
   Operand<real> v_threshold;
-  const Io* grad_output_;
-  int64_t grad_output_stride_;
+  const Io* gradient_;
+  int64_t gradientstride_;
   const real* checkpoints_;
   const real* v_grad_final_;
   const real* v_grad_sequence_;
@@ -240,7 +240,7 @@ extern "C" __global__ void backward(const Backward a_) {
         const real psp_0 = psp_0_at_[k_];
         const real psp_1 = psp_1_at_[k_];
         const real h_psp_0 = h_psp_0_at_[k_];
-        [[maybe_unused]] const real grad_output = neurogen::load(a_.grad_output_[t_ * a_.grad_output_stride_ + n_]);
+        [[maybe_unused]] const real grad_output = neurogen::load(a_.gradient_[t_ * a_.gradientstride_ + n_]);
         if (a_.v_grad_sequence_) lam_v += a_.v_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.psp_0_grad_sequence_) lam_psp_0 += a_.psp_0_grad_sequence_[t_ * a_.neurons_ + n_];
         if (a_.psp_1_grad_sequence_) lam_psp_1 += a_.psp_1_grad_sequence_[t_ * a_.neurons_ + n_];

@@ -40,7 +40,8 @@ virtual void volatile wchar_t xor xor_eq real neurogen primitive slope spiking w
 Forward Backward step adjoint forward backward reduce main linux unix NULL INFINITY NAN EOF asm_
 half bfloat16 threadIdx blockIdx blockDim gridDim warpSize assert errno stdin stdout stderr
 signbit isnan isinf isfinite fpclassify int8_t int16_t int32_t int64_t size_t REAL IO WANTED
-DETACH_RESET SPIKING CHECKPOINT_EVERY LANES
+DETACH_RESET SPIKING CHECKPOINT_EVERY LANES PART Steps Lanes Row Sum strdupa strndupa
+sum sum_blocks sum_neurons forward_block backward_block sum_chunks sum_partials emulate
 """
 #: Words that a spec may use as names and C++ or CUDA may not. A trailing underscore keeps them
 #: apart: no name of a spec ends in one, so those names are also the loop's own.
@@ -165,7 +166,8 @@ def context(model: Model, program: Program) -> dict[str, object]:
     def lane(name: str, row: bool = False) -> str:
         """What the lane loop passes for a parameter of the step; `row`: from the scratch."""
         if name in inputs or name == program.grad_output:
-            return f"neurogen::load({'grad_output' if name not in inputs else safe(name)}_row_[i_])"
+            row_of = f"{safe(name)}_row_" if name in inputs else "gradientrow_"
+            return f"neurogen::load({row_of}[i_])"
         index = f"{safe(name)}_kept_ * row_ + i_" if row and name in own else "i_"
         return f"{safe(name)}{'' if name in constants else '_lanes_'}[{index}]"
 
@@ -190,7 +192,7 @@ def context(model: Model, program: Program) -> dict[str, object]:
         "constants": [
             {
                 "safe": safe(c.name),
-                "index": index,
+                "wanted": f"{_word(index // 64)} >> {index % 64} & 1",
                 "stepped": c.stepped,
                 "in_step": c.name in step,
                 "in_adjoint": c.name in adjoint,
@@ -198,6 +200,7 @@ def context(model: Model, program: Program) -> dict[str, object]:
             }
             for index, c in enumerate(program.constants)
         ],
+        "more_words": [*range(1, -(-len(constants) // 64))],
         "constant_notes": [
             f"{safe(c.name)} = {comment(infix(c.expression))}"
             for c in program.constants
@@ -232,9 +235,18 @@ def context(model: Model, program: Program) -> dict[str, object]:
     }
 
 
+def _word(index: int) -> str:
+    """What the kernel text calls the bits of 64 constants each: `wanted`, `wanted_1_` and so on."""
+    return f"wanted_{index}_" if index else "wanted"
+
+
 def _when(mask: int) -> str:
-    """A mask of constants as a condition on WANTED."""
-    return "true" if mask < 0 else f"(wanted & {mask:#x}) != 0" if mask else "false"
+    """A mask of constants as a condition on what is wanted."""
+    if mask <= 0:
+        return "true" if mask else "false"
+    words = range(-(-mask.bit_length() // 64))
+    asked = [(_word(k), mask >> 64 * k & 2**64 - 1) for k in words]
+    return " || ".join(f"({word} & {bits:#x}) != 0" for word, bits in asked if bits)
 
 
 def _signature(reads: list[str], writes: list[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,11 +146,18 @@ class Variant:
         return (
             ("BACKWARD", str(int(self.backward))),
             ("IO", self.io),
-            ("WANTED", str(self.wanted)),
+            *self._wanted,
             ("DETACH_RESET", str(int(self.detach_reset))),
             ("SPIKING", str(int(self.spiking))),
             *((f"FLAG_{name}", str(int(value))) for name, value in self.flags),
         )
+
+    @property
+    def _wanted(self) -> Iterator[tuple[str, str]]:
+        """The bits, 64 to a macro: WANTED, and WANTED_1 … where there are more."""
+        for word in range(max(1, -(-self.wanted.bit_length() // 64))):
+            bits = self.wanted >> 64 * word & 2**64 - 1
+            yield (f"WANTED_{word}" if word else "WANTED"), f"{bits:#x}"
 
 
 @dataclass(frozen=True, slots=True)

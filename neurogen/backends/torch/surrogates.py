@@ -15,6 +15,11 @@ from neurogen.compiler.expression import Expression, infix, names
 from neurogen.compiler.surrogates import TABLE, compiled, table_entry
 
 
+def _own(name: str) -> str:
+    """A shape parameter as a Python name that does not hide a module of the text."""
+    return f"{name}_" if name in ("torch", "fn") else name
+
+
 def surrogate_class(
     class_name: str,
     function_name: str,
@@ -26,9 +31,7 @@ def surrogate_class(
     """The text of one class and of its function form."""
     value, slope = compiled(primitive)
     own = [name for name, _ in parameters]
-    printer = Printer(
-        lambda text: f"fn.number({text}, u)", lambda name: name, scalars=frozenset(own)
-    )
+    printer = Printer(lambda text: f"fn.number({text}, u)", _own, scalars=frozenset(own))
 
     def tensor(expression: Expression) -> str:
         # A slope without u is a constant; it still has the shape of u.
@@ -45,6 +48,7 @@ def surrogate_class(
             "parameters": [
                 {
                     "name": name,
+                    "local": _own(name),
                     "c": clike.safe(name),
                     "index": own.index(name),
                     "default": literal(default) if default != int(default) else f"{default:.1f}",
