@@ -345,12 +345,18 @@ def cache() -> None:
     )
     assert len(again.read_bytes()) == len(whole), "half a library was taken for a whole one"
     whole_key = (text, "", ("-O0", "-DANSWER=1"))
-    command = (*(toolchain.compiler() or ()), "-DUNUSED")
-    others = {"ABI": -1, "processor": str, "identity": lambda _: "", "compiler": lambda: command}
-    for part, other in others.items():
+    command = toolchain.compiler() or ()
+    one, two = [(*command, option) for option in ("-DONE", "-DTWO")]
+    others = [
+        ("ABI", -1), ("processor", str), ("identity", lambda _: ""),
+        ("compiler", lambda: one), ("compiler", lambda: two),
+    ]  # fmt: skip
+    for part, other in others:
         kept = getattr(toolchain, part)
         setattr(toolchain, part, other)
-        assert toolchain.shared_library(*whole_key) not in paths, part
+        found = toolchain.shared_library(*whole_key)
+        assert found not in paths, part
+        paths.add(found)
         setattr(toolchain, part, kept)
     before = toolchain.headers()
     assert "power" in before
