@@ -509,6 +509,16 @@ def test_no_gradient_hides_behind_a_larger_one(
         compare(text, case, Problem()).require()
 
 
+def test_what_cancels_is_measured_beside_its_terms() -> None:
+    """-0.014 is what is left of terms of about 5: rounding moves it by 7e-5 of itself."""
+    case = Case("torch", "soft", True, torch.float32, "sigmoid")
+    problem = Problem(steps=44, shape=(3,), seed=2040, given_state=False)
+    found = compare(text_of("qif"), case, problem)
+    found.require()
+    beside = [f.quantity for f in found.findings if "beside" in f.quantity]
+    assert beside == ["gradient of v_threshold beside the terms that cancel"]
+
+
 def test_flags_are_flipped_each_alone() -> None:
     text = ("name: A\nflags: {a: true, b: false, c: true}\n"
             "charge: v + (x if a else 2 * x) + (x if b else 0) - (0 if c else v)\n")  # fmt: skip

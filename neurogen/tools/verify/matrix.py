@@ -34,8 +34,9 @@ from neurogen.tools.verify.nodes import (
 GRADIENT_LIMIT = {torch.float64: 1e-10, torch.float32: 1e-5}
 #: Beyond this no rounding in float32 excuses a gradient.
 ROUNDING_LIMIT = 1e-3
-#: What is left in float64 of terms that cancel, beside the largest gradient: 16 roundings.
-CANCELLED = 16 * torch.finfo(torch.float64).eps
+#: What is left of terms that cancel, in roundings of what the gradient is where they do not.
+CANCELLED = 16
+SIGNS = 4  # losses with signs drawn anew, to find out
 #: States and outputs of steps with transcendental functions, likewise.
 STATE_LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: Noise, which is float32: its logarithm and cosine round, and the argument of the cosine.
@@ -82,13 +83,37 @@ class Expectation:
     same: Run
     weights: dict[str, Tensor]
     _gradients: dict[torch.dtype, dict[str, Tensor]] = field(default_factory=dict)
+    _typical: dict[str, float] = field(default_factory=dict)
     _eager: Comparison | None = None
 
     def gradients(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Gradients of the loss by autograd, every comparison forced to the tested outcome."""
         if dtype not in self._gradients:
-            self._gradients[dtype] = _reference_gradients(self, dtype)
+            self._gradients[dtype] = _reference_gradients(self, dtype, self.weights)
         return self._gradients[dtype]
+
+    @property
+    def largest(self) -> float:
+        """The largest element of all gradients."""
+        return max(map(_largest, self.gradients(torch.float64).values()), default=0.0)
+
+    def typical(self, name: str) -> float:
+        """How large a gradient is where its terms do not cancel.
+
+        The terms are those of the loss, and it is the largest element over losses of the same
+        weights with signs at random.
+        """
+        if not self._typical:
+            self._typical = dict.fromkeys(self.gradients(torch.float64), 0.0)
+            generator = torch.Generator().manual_seed(8)
+            for _ in range(SIGNS):
+                weights = {
+                    key: w * (2 * torch.randint(2, w.shape, generator=generator) - 1)
+                    for key, w in self.weights.items()
+                }
+                for key, g in _reference_gradients(self, torch.float64, weights).items():
+                    self._typical[key] = max(self._typical[key], _largest(g))
+        return self._typical[name]
 
     def eager_error(self, name: str) -> float:
         """What rounding in float32 does to a gradient of torch's own autograd of the step.
@@ -158,12 +183,11 @@ def _hold_values(wanted: Expectation, tested: _Tested, case: Case) -> Iterator[F
 def _hold_gradients(wanted: Expectation, tested: _Tested, case: Case) -> Iterator[Finding]:
     """Gradients against the float64 reference, each relative to its largest element.
 
-    One that is left over where terms cancel is, in float64, relative to the largest gradient
-    instead, so closely that no wrong one hides behind it; in float32 torch's own is the yardstick.
+    One that is left over where terms cancel is relative to what it is where they do not: to itself,
+    so that none hides behind a larger one. What is tiny beside another may share its prelude (a
+    matrix exponential), and is known to that one's rounding in float64.
     """
     compute, right = case.compute, wanted.gradients(torch.float64)
-    finite = [g[g.isfinite()].abs() for g in right.values()]
-    largest = max((float(g.max()) for g in finite if g.numel()), default=0.0)
     for name, gradient in tested.gradients.items():
         # A gradient of an input is rounded to the input's dtype at the end, and may overflow there:
         # what lies beyond its numbers counts as the largest one.
@@ -179,11 +203,21 @@ def _hold_gradients(wanted: Expectation, tested: _Tested, case: Case) -> Iterato
             if not is_plain(wanted.text) and compute == torch.float32:
                 eager = ROUNDING_LIMIT if case.backend == "torch" else 4 * wanted.eager_error(name)
                 limit = max(limit, min(eager, ROUNDING_LIMIT))
-        if error > limit and compute == torch.float64:  # terms cancel, their rounding is left
-            left = distance(found, expected, largest)
-            if left <= CANCELLED:
-                label, error, limit = f"{label} beside the largest gradient", left, CANCELLED
+        if error > limit:  # terms cancel, and their rounding is left
+            for beside, scale, dtype in (
+                ("the terms that cancel", wanted.typical(name), compute),
+                ("the largest gradient", wanted.largest, torch.float64),
+            ):
+                left, rest = distance(found, expected, scale), CANCELLED * torch.finfo(dtype).eps
+                if left <= rest:
+                    label, error, limit = f"{label} beside {beside}", left, rest
+                    break
         yield Finding(label, error, limit, gone)
+
+
+def _largest(gradient: Tensor) -> float:
+    finite = gradient[gradient.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0
 
 
 def _saturated(gradient: Tensor, dtype: torch.dtype) -> Tensor:
@@ -230,7 +264,9 @@ def _run(node: Neuron, wanted: Expectation, case: Case) -> _Tested:
     return _Tested(results, _or_zeros(leaves, grads))
 
 
-def _reference_gradients(wanted: Expectation, dtype: torch.dtype) -> dict[str, Tensor]:
+def _reference_gradients(
+    wanted: Expectation, dtype: torch.dtype, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     xs = [x.detach().to(dtype).requires_grad_() for x in wanted.inputs]
     starts = {
         name: value.detach().to(dtype).requires_grad_(value.requires_grad)
@@ -245,7 +281,7 @@ def _reference_gradients(wanted: Expectation, dtype: torch.dtype) -> dict[str, T
     leaves: dict[str, Tensor] = dict(zip(reference.inputs, xs, strict=True))
     leaves |= {f"initial {name}": value for name, value in starts.items() if value.requires_grad}
     leaves |= {name: v for name, v in wanted.arguments.items() if isinstance(v, Tensor)}
-    loss = _loss(results, wanted.weights)
+    loss = _loss(results, weights)
     grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True) if (
         loss.requires_grad) else tuple(None for _ in leaves)  # fmt: skip
     return _or_zeros(leaves, grads)
