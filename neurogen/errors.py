@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from neurogen.mistakes import FIRST_WARNING
 
 
+def visible(text: str) -> str:
+    """Text on one line, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Location:
     """A place in a spec file: 1-based line and column, and the text of that line."""
@@ -22,8 +27,7 @@ class Location:
     text: str = ""
 
     def __str__(self) -> str:
-        file = "".join(c if c.isprintable() else "?" for c in self.file)
-        return f"{file}:{self.line}:{self.column}"
+        return f"{visible(self.file)}:{self.line}:{self.column}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from neurogen.compiler.program import (
     Program,
     operations,
 )
+from neurogen.errors import visible
 
 # Precedence in C++, higher binds tighter; a conditional expression binds weakest.
 _BINDS: Mapping[str, int] = {
@@ -133,7 +134,7 @@ def statements(kernel: Kernel, results: Mapping[str, str]) -> list[str]:
 
 def comment(text: str) -> str:
     """Text that cannot leave the line comment it is rendered into."""
-    line = "".join(c if c.isprintable() and c != "\\" else "?" for c in " ".join(text.split()))
+    line = visible(" ".join(text.split())).replace("\\", "?")
     return line.replace("??", "? ").replace("*/", "* /")
 
 

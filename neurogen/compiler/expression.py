@@ -53,9 +53,9 @@ class Apply:
     def __post_init__(self) -> None:
         inner = [a for a in self.arguments if isinstance(a, Apply)]
         leaves = len(self.arguments) - len(inner)
-        own = (self.operator,)
+        found = frozenset((self.operator,)).union(*(a.operators for a in inner))
         object.__setattr__(self, "names", _NONE.union(*map(names, self.arguments)))
-        object.__setattr__(self, "operators", frozenset(own).union(*(a.operators for a in inner)))
+        object.__setattr__(self, "operators", found)
         object.__setattr__(self, "depth", 1 + max((a.depth for a in inner), default=0))
         object.__setattr__(self, "size", 1 + leaves + sum(a.size for a in inner))
         object.__setattr__(self, "_hash", hash((self.operator, self.arguments)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from neurogen.errors import Location, Mistake, SpecError
+from neurogen.errors import Location, Mistake, SpecError, visible
 
 MAX_CHARACTERS = 32 * 1024
 MAX_DEPTH = 8
@@ -137,7 +137,7 @@ class Source:
 
 def printable(text: str, longest: int = 60) -> str:
     """Text of a spec as a message may show it: one line, no control characters, not too long."""
-    shown = "".join(c if c.isprintable() else "?" for c in text[: longest + 1])
+    shown = visible(text[: longest + 1])
     return shown if len(shown) <= longest else f"{shown[:longest]}…"
 
 
@@ -145,7 +145,7 @@ def _location(file: str, text: str, offset: int) -> Location:
     start = text.rfind("\n", 0, offset) + 1
     end = text.find("\n", start)
     line = text[start : end if end >= 0 else len(text)]
-    shown = "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in line)
+    shown = visible(line.replace("\t", " "))
     return Location(file, text.count("\n", 0, offset) + 1, offset - start + 1, shown)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from neurogen.backends.cupy.launch import emulated
-from neurogen.compiler.expression import Apply, Expression, walk
+from neurogen.compiler.expression import Expression, operators
 from neurogen.compiler.surrogates import TABLE
 from neurogen.loading import compiled_of, load_text
 from neurogen.nn import surrogate as surrogates
@@ -51,9 +51,8 @@ def is_plain(text: str) -> bool:
     return is_arithmetic(text) and not _mentions(constants, TRANSCENDENTAL | {"sqrt"})
 
 
-def _mentions(expressions: Iterable[Expression], operators: Collection[str]) -> bool:
-    nodes = (node for expression in expressions for node in walk(expression))
-    return any(isinstance(node, Apply) and node.operator in operators for node in nodes)
+def _mentions(expressions: Iterable[Expression], among: frozenset[str]) -> bool:
+    return any(not operators(expression).isdisjoint(among) for expression in expressions)
 
 
 @contextlib.contextmanager
