@@ -3,7 +3,8 @@
 In: what Hypothesis draws. Out: the text of a spec and a variant of it to run. States contract
 (`decay * state + bounded`), so that numbers stay where comparing them means something; everything
 that the language has occurs: several states and inputs, temporaries, flags, learnables, conditions,
-response kernels, every scheme, guards, ternary spikes and levels, names that targets reserve.
+response kernels, every scheme, guards, ternary spikes and levels, noise, values of a channel, a
+neuron or a step, equations that are a name, names that targets reserve.
 """
 
 from __future__ import annotations
@@ -121,6 +122,12 @@ class _Writer:
     def bounded(self, names: Sequence[str], depth: int) -> str:
         return str(self.pick(BOUNDED)).format(self.expression(names, depth, named=True))
 
+    def bare(self, names: Sequence[str]) -> str:
+        """A name alone, with its gradient or without: nothing is computed."""
+        name = str(self.pick(names))
+        self.used.add(name)
+        return str(self.pick(("{0}", "{0}", "detach({0})"))).format(name)
+
     def unused(self, declared: Sequence[str]) -> list[str]:
         """What no equation has named yet."""
         return [name for name in declared if name not in self.used]
@@ -139,17 +146,22 @@ def drawn_specs(draw: Any) -> Drawn:
     parameters = [names.pop() for _ in range(draw(st.integers(0, 2)))]
     learnables = [names.pop() for _ in range(draw(st.integers(0, 2)))]
     w.flags = tuple(names.pop() for _ in range(draw(st.integers(0, 2))))
+    sharing = {name: w.pick(("layer", "layer", "channel", "neuron", "step")) for name in learnables}
     constants = [*parameters, *learnables]
+    lasting = [name for name in constants if sharing.get(name) != "step"]
     lines = ["name: Random"]
 
     integer = states[-1] if len(states) > 1 and draw(st.integers(0, 3)) == 0 else ""
     lines.append("states:")
     for state in states:
-        rest = ("v_rest", *constants[:1]) if state == "v" else ("0.0", "0.25", *constants[:1])
+        rest = ("v_rest", *lasting[:1]) if state == "v" else ("0.0", "0.25", *lasting[:1])
         init = "{init: 0, integer: true}" if state == integer else w.pick(rest)
         w.used.add(init)
         lines.append(f"  {state}: {init}")
     lines.append(f"inputs: [{', '.join(inputs)}]")
+    chance = [names.pop() for _ in range(max(0, draw(st.integers(-2, 2))))]
+    if chance:
+        lines.append("noise: {" + ", ".join(f"{name}: normal" for name in chance) + "}")
     if parameters:
         lines.append("parameters:")
         lines += [f"  {p}: {{default: {w.pick((0.7, 1.5, 2.0))}, where: {p} > 0}}"
@@ -163,7 +175,7 @@ def drawn_specs(draw: Any) -> Drawn:
                 "{init: 0.5, transform: clamp, bounds: [0.1, 0.9]}",
                 "{init: 0.8, transform: sigmoid, bounds: [0.5, 1.5]}",
             ))  # fmt: skip
-            lines.append(f"  {name}: {form}")
+            lines.append(f"  {name}: {form[:-1]}, per: {sharing[name]}}}")
     if w.flags:
         lines.append("flags: {" + ", ".join(f"{f}: {w.pick(('true', 'false'))}" for f in w.flags)
                      + "}")  # fmt: skip
@@ -226,16 +238,20 @@ def drawn_specs(draw: Any) -> Drawn:
         lines.append(f"scheme: {scheme}")
 
     # The charge; whatever has not been named by now is named in it.
-    atoms = [*real, *held, *constants, *calls]
+    atoms = [*real, *held, *constants, *calls, *chance]
     atoms += ["prev(spike)"] * remembers + [f"prev({real[0]})"] * bool(real)
     charge: list[tuple[str, str]] = []
     still = [s for s in real if s not in moving] or real[:1]
     if draw(st.booleans()):
         temporary = names.pop()
-        charge.append((temporary, w.bounded(atoms, 2)))
+        charge.append((temporary, w.bounded(atoms, 2) if w.chance() else w.bare(atoms)))
         atoms.append(temporary)
-    declared = [*inputs, *constants, *let, *(name for name, _ in charge), *calls]
+    declared = [*inputs, *constants, *let, *(name for name, _ in charge), *calls, *chance]
     for place, state in enumerate(still):
+        if place < len(still) - 1 and draw(st.integers(0, 3)) == 0:
+            charge.append((state, w.bare([name for name in atoms if name != state])))
+            declared.append(state)
+            continue
         decay = w.pick(("0.9", "0.6", *(f"(1 - 0.2 * {c})" for c in learnables[:1])))
         w.used |= set(learnables[:1]) if learnables and learnables[0] in decay else set()
         text = f"{decay} * {state} + {w.bounded(atoms, 2)}"
@@ -281,13 +297,15 @@ def drawn_specs(draw: Any) -> Drawn:
                 f"{state} - 0.8 * spike", f"{state} * (1 - spike)",
                 f"{state} + 0.5 * spike * {w.bounded(after, 1)}",
                 f"({w.bounded(after, 1)} if spike else {state})",
+                "spike", "detach(spike)", w.bare(after),
             ))  # fmt: skip
             lines.append(f"  {state}: '{jump}'")
     else:
         lines.append(f"reset: {rule}")
     if not fires or draw(st.integers(0, 3)) == 0:
         what = [*states, *inputs, *(["spike"] if fires else [])]
-        lines.append(f"output: '{w.expression(what, 1, named=True)} + {main}'")
+        lines.append(f"output: '{w.expression(what, 1, named=True)} + {main}'" if w.chance() else
+                     f"output: {w.bare(what)}")  # fmt: skip
     lines.append(f"surrogate: {w.pick(SURROGATES)}")
     return Drawn(
         "\n".join(lines) + "\n",

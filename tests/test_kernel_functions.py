@@ -618,3 +618,25 @@ def test_a_value_per_step() -> None:
     reset = "hard" if "hard_reset_fptt" in dir(f) else "soft"
     _, _, *blocks = getattr(f, f"{reset}_reset_fptt_with_grad")(x.detach(), (None, None), **raw)
     assert distance(f.bptt(g, (None, None), *blocks, **raw)[0], wanted) < 1e-13
+
+
+@pytest.mark.parametrize(
+    "own", ["x", "x_seq", "surrogate", "grad_spike", "grad_spike_seq", "grad_v_next", "given"]
+)
+@pytest.mark.parametrize("kind", ["parameters: {{{}: 0.5}}", "flags: {{{}: true}}"])
+def test_arguments_that_would_have_one_name_are_told(kind: str, own: str) -> None:
+    gain = own if "param" in kind else f"(0.5 if {own} else 0.25)"
+    text = f"name: A\ninputs: [i]\n{kind.format(own)}\ncharge: {gain} * v + i\n"
+    named, plain = (KernelFunctions(load_text(t)) for t in (text, text.replace(own, "p")))
+    i = torch.randn(5, 3, dtype=torch.float64)
+    refused = []
+    for name in dir(named):
+        try:
+            getattr(named, name)
+        except AttributeError as error:
+            assert f"{name!r}: {own!r} would be an argument of it" in str(error)
+            refused.append(name)
+    assert bool(refused) == (own != "given")
+    for name in {"hard_reset_fptt", "A_hard_reset_fptt_with_grad"} - {*refused}:
+        found, wanted = (getattr(f, name)(i, 0.0, 1.0, 0.0) for f in (named, plain))
+        assert all(map(torch.equal, found, wanted))

@@ -109,6 +109,12 @@ def test_learnable_neurons_are_carried() -> None:
     (expected.sum() + theirs.v.sum()).backward()
     assert torch.equal(found, expected) and 0 < found.mean() < 1
     assert torch.allclose(ours.w.grad, theirs.w.grad, rtol=1e-5)
+    with torch.no_grad():
+        theirs.w.fill_(0.75)
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.w.tolist() == [0.75]
+    theirs.load_state_dict(PLIFNode(init_tau=2.0).state_dict())
+    assert theirs.w.item() == 0.0
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

@@ -270,6 +270,17 @@ def test_copies_and_state_dicts_hold_them() -> None:
         node.reset()
 
 
+def test_a_number_without_dimensions_is_loaded() -> None:
+    """SpikingJelly saves what its neurons learn without dimensions."""
+    text = "name: A\nlearnable: {w: {init: 0.5, per: channel}}\ncharge: v + w * x\n"
+    single, several = load("plif")(), load_text(text)(shape=(2,))
+    saved = {"0.w": torch.tensor(-1.5, dtype=torch.float64)}
+    torch.nn.Sequential(single).load_state_dict(saved)
+    assert single.w.tolist() == [-1.5] and not saved["0.w"].dim()
+    with pytest.raises(RuntimeError, match="size mismatch for w"):
+        several.load_state_dict({"w": torch.tensor(0.5)})
+
+
 def test_a_stepped_threshold_moves_the_spikes() -> None:
     """The threshold of the base neuron may be declared per step, too."""
     cls = load_text(

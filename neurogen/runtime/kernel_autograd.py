@@ -96,7 +96,7 @@ class _Fused(torch.autograd.Function):
 
 def autograd_function(functions: KernelFunctions, name: str, steps: bool) -> type:
     """`LIFStep` or `LIFMultiStep`."""
-    signature = inspect.Signature(functions.apply_arguments())
+    signature = functions.signature(name, functions.apply_arguments())
     several = functions.several("states")
     doc = (
         f"{functions.name}, {'all time steps' if steps else 'one time step'}, differentiable: "

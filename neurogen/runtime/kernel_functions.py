@@ -9,7 +9,7 @@ docs/kernel_functions.md. Separate from the neuron: people build their own autog
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -131,14 +131,15 @@ class KernelFunctions:
             own["v_reset"] = None
         elif reset == "hard" and own.get("v_reset", 0.0) is None:
             raise ValueError(f"{self.name}: v_reset is a number or a tensor under hard reset")
-        surrogate = given.get("grad_surrogate_function_index", given.get("surrogate"))
-        alpha = given.get("surrogate_alpha" if "alpha" in self._defaults else "alpha")
+        frame = {n: value for n, value in given.items() if n not in self._defaults}
+        surrogate = frame.get("grad_surrogate_function_index", frame.get("surrogate"))
+        alpha = frame.get("surrogate_alpha" if "alpha" in self._defaults else "alpha")
         if surrogate is None and alpha is not None:
             surrogate = type(self._cls.default_surrogate(self._cls.__new__(self._cls))).__name__
         if surrogate is not None:
             module = isinstance(surrogate, Surrogate)
             surrogate = (find if module else _shared)(surrogate, alpha)
-        detach, backend = bool(given.get("detach_reset", False)), given.get("backend", "auto")
+        detach, backend = bool(frame.get("detach_reset", False)), frame.get("backend", "auto")
         values = tuple(own.items())
         chance = "seed" in own and own["seed"] is None  # another one each call
         if chance or any(isinstance(value, Tensor) for _, value in values):
@@ -222,7 +223,7 @@ class KernelFunctions:
         )
 
         @torch.no_grad()
-        def run(given: Arguments) -> Any:
+        def run(given: Arguments, explicit: frozenset[str]) -> Any:
             node = self._node(given, reset)
             inputs = self._sequences(x, given[x], steps)
             state = self._state(given["v"], inputs[0])
@@ -264,8 +265,8 @@ class KernelFunctions:
         ).strip()
 
         @torch.no_grad()
-        def run(given: Arguments) -> Any:
-            self._require_learnt(name, given, why)
+        def run(given: Arguments, explicit: frozenset[str]) -> Any:
+            self._require_learnt(name, given, explicit, why)
             node = self._node(given)
             tensors = [given[n] for n in (grads[0], *self.JACOBIAN, *read)]
             for label, value in zip((grads[0], *self.JACOBIAN, *read), tensors, strict=True):
@@ -297,14 +298,16 @@ class KernelFunctions:
 
         return self._function(name, parameters, doc, run, prefixed, why)
 
-    def _require_learnt(self, name: str, given: Arguments, why: str) -> None:
+    def _require_learnt(
+        self, name: str, given: Arguments, explicit: frozenset[str], why: str
+    ) -> None:
         """A learnable behind dH/dX or dH/dV is given, or what it starts from is."""
         node = self._node({n: v for n, v in given.items() if n not in self._cls.learnable})
         for learnt, entry in self._cls.learnable.items():
             if learnt not in self._cls.blocks.uses or given.get(learnt) is not None:
                 continue
             origins = [n for n in entry.init.__code__.co_names if n in self._defaults]
-            if node._learns(learnt) and not (origins and set(origins) <= given["given"]):
+            if node._learns(learnt) and not (origins and explicit.issuperset(origins)):
                 start = f" (or {', '.join(origins)}, where it starts)" if origins else ""
                 raise TypeError(f"{name}: missing {learnt!r}{start}: {why}")
 
@@ -312,7 +315,7 @@ class KernelFunctions:
 
     def _function(
         self, name: str, parameters: list[inspect.Parameter], doc: str,
-        run: Callable[[Arguments], Any], prefixed: bool, why: str = "",
+        run: Callable[[Arguments, frozenset[str]], Any], prefixed: bool, why: str = "",
     ) -> Callable[..., Any]:  # fmt: skip
         """A Python function with a signature of its own."""
         aliases = historical.ALIASES.get(self.name, {})
@@ -320,7 +323,7 @@ class KernelFunctions:
         parameters = [
             shown[p.name].rename(p) if p.name in shown else p for p in parameters
         ] + [_parameter("backend", "auto", _KEYWORD)]  # fmt: skip
-        signature = inspect.Signature(parameters)
+        signature = self.signature(name, parameters)
 
         def function(*arguments: Any, **keywords: Any) -> Any:
             keywords = historical.translate(name, keywords, signature.parameters, aliases)
@@ -329,16 +332,30 @@ class KernelFunctions:
             except TypeError as error:
                 hint = f": {why}" if why and "missing" in str(error) else ""
                 raise TypeError(f"{name}: {error}{hint}") from None
-            explicit = set(bound.arguments)
+            explicit = frozenset(bound.arguments)
             bound.apply_defaults()
-            given = self.translated(name, bound.arguments)
-            return run(given | {"given": explicit})
+            return run(self.translated(name, bound.arguments), explicit)
 
         function.__name__ = function.__qualname__ = name
         function.__module__ = self._cls.__module__
         function.__doc__ = doc
         function.__signature__ = signature  # type: ignore[attr-defined]
         return function
+
+    def signature(self, name: str, parameters: Sequence[inspect.Parameter]) -> inspect.Signature:
+        """The signature of one of the functions.
+
+        Raises:
+            AttributeError: The spec gave the neuron a parameter or flag called like an argument.
+        """
+        names = [parameter.name for parameter in parameters]
+        twice = sorted({repr(argument) for argument in names if names.count(argument) > 1})
+        if twice:
+            raise AttributeError(
+                f"{self.name} has no {name!r}: {', '.join(twice)} would be an argument of it and "
+                f"one of the neuron's own; rename the neuron's in its spec"
+            )
+        return inspect.Signature(parameters)
 
     def translated(self, name: str, given: Arguments) -> Arguments:
         """Arguments under the spec's names."""

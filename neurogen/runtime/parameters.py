@@ -164,6 +164,18 @@ class Parameters(BaseNode):
                 with torch.no_grad():
                     value.copy_(torch.as_tensor(entry.init(namespace), device=value.device))
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
+        """As torch does, but a number without dimensions serves a learnable of one element.
+
+        SpikingJelly saves those of its neurons so.
+        """
+        given = dict(state_dict)
+        for name in self.learnable:
+            own, value = self._current(name), given.get(prefix + name)
+            if isinstance(own, Tensor) and isinstance(value, Tensor) and not value.dim():
+                given[prefix + name] = value.reshape(own.shape) if own.numel() == 1 else value
+        super()._load_from_state_dict(given, prefix, *others)
+
     def _size(self, name: str, per: str, shape: Shape | None) -> tuple[int, ...]:
         """Shape of a learnable."""
         kinds = {entry.per for entry in self.learnable.values()} - {"layer"}
