@@ -116,6 +116,30 @@ def test_where_names_differ_a_function_makes_the_neuron() -> None:
     assert (net[0].tau, net[0].v_threshold) == (4.0, 2.0)
 
 
+def test_what_a_function_leaves_at_its_default_goes_by_its_name() -> None:
+    old = LIFNode(
+        tau=4.0, v_threshold=0.5, v_reset=None, decay_input=False, detach_reset=True,
+        step_mode="m", store_v_seq=True, surrogate_function=surrogate.ATan(3.0),
+    )  # fmt: skip
+    old.v = torch.tensor([0.25])
+    node, said = converted(old, {LIFNode: lambda old: LIFNode(tau=old.tau)})
+    wanted, _ = converted(old, {LIFNode: LIFNode})
+    assert not said and repr(node) == repr(wanted) != repr(LIFNode(tau=4.0))
+    x = torch.rand(5, 1) * 2
+    assert torch.equal(node(x), wanted(x)) and torch.equal(node.v_seq, wanted.v_seq)
+
+    def otherwise(old: Any) -> Any:
+        return LIFNode(tau=3.0, v_threshold=torch.tensor(0.75),
+                       surrogate_function=surrogate.Erf())  # fmt: skip
+
+    old.surrogate_function = Sharp(2.0)  # without counterpart, and not asked for
+    node, said = converted(old, {LIFNode: otherwise})
+    assert (node.tau, node.v_threshold.item(), node.step_mode) == (3.0, 0.75, "m")
+    assert not said and type(node.surrogate_function) is surrogate.Erf
+    node, said = converted(old, {LIFNode: lambda old: LIFNode(tau=old.tau)})
+    assert node is old and "is left as it is: neurogen.nn.surrogate has no Sharp" in said
+
+
 class Sharp(surrogate.Sigmoid):
     """Of no name that the table has."""
 

@@ -25,7 +25,7 @@ sj_surrogate = pytest.importorskip("spikingjelly.activation_based.surrogate")
 sj_functional = pytest.importorskip("spikingjelly.activation_based.functional")
 sj_encoding = pytest.importorskip("spikingjelly.activation_based.encoding")
 
-LIFNode, IFNode, PLIFNode = load("lif"), load("if"), load("plif")
+LIFNode, IFNode, PLIFNode, QIFNode = map(load, ("lif", "if", "plif", "qif"))
 T, N = 5, 3
 
 LIBRARIES = {"ours": (layer, LIFNode), "theirs": (sj_layer, sj_neuron.LIFNode)}
@@ -115,6 +115,21 @@ def test_learnable_neurons_are_carried() -> None:
     assert ours.w.tolist() == [0.75]
     theirs.load_state_dict(PLIFNode(init_tau=2.0).state_dict())
     assert theirs.w.item() == 0.0
+
+
+def test_neurons_with_other_names_are_carried() -> None:
+    """The example of docs/networks.md."""
+    theirs = sj_neuron.QIFNode(
+        tau=3.0, v_c=0.7, a0=0.9, v_threshold=0.8, v_rest=0.1, v_reset=-0.1, step_mode="m",
+        detach_reset=True, surrogate_function=sj_surrogate.ATan(),
+    )  # fmt: skip
+    ours = convert(copy.deepcopy(theirs), {sj_neuron.QIFNode: lambda old: QIFNode(
+        tau=old.tau, a_0=old.a0, v_leak=old.v_rest, v_c=old.v_c)})  # fmt: skip
+    x = (torch.rand(T, N, 4) * 4).requires_grad_()
+    found, expected = ours(x), theirs(x)
+    assert torch.equal(found, expected) and 0.02 < found.mean() < 1
+    pairs = [torch.autograd.grad(y.sum(), x)[0] for y in (found, expected)]
+    assert torch.allclose(*pairs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

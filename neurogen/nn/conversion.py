@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ def convert(net: nn.Module, classes: Mapping[type[nn.Module], Replacement]) -> n
         classes: For each class of neurons to replace a generated class, or, where names differ, a
             function that makes the new neuron from the old one:
             `{snntorch.Leaky: lambda old: LeakyNode(beta=old.beta, v_threshold=old.threshold)}`.
+            What it leaves at the default is carried over by name, as without a function.
 
     Returns:
         `net`, or what it was replaced by where it is such a neuron itself.
@@ -104,32 +105,39 @@ def convert(net: nn.Module, classes: Mapping[type[nn.Module], Replacement]) -> n
 
 
 def _replacement(old: nn.Module, new_class: Replacement) -> nn.Module:
-    """A neuron that does what `old` does; a function is trusted to carry over what it wants."""
+    """A neuron that does what `old` does; what a function sets is trusted."""
+    new: nn.Module
     if _by_name(new_class):
         new = new_class(**dict(_arguments(old, new_class)))
         _carry_learnables(old, new)
     else:
         new = new_class(old)
+        if isinstance(new, Neuron):
+            _carry_defaults(old, new)
     for state in getattr(type(new), "states", ()):
         if isinstance(value := getattr(old, state, None), Tensor):
             setattr(new, state, value)
     return new.train(old.training)
 
 
-def _by_name(new_class: Replacement) -> bool:
+def _by_name(new_class: Replacement) -> TypeGuard[type[Neuron]]:
     """Whether values go by their names: to a generated class, not through a function."""
     return isinstance(new_class, type) and issubclass(new_class, Neuron)
 
 
-def _arguments(old: nn.Module, new_class: Any) -> Iterator[tuple[str, Any]]:
-    """Keywords of the new class's constructor that the old neuron knows a value of."""
-    known = inspect.signature(new_class).parameters
-    for name in known:
+def _values(old: nn.Module, new_class: type[Neuron]) -> Iterator[tuple[str, Any]]:
+    """Keywords of the new class's constructor that are attributes of the old neuron."""
+    for name in inspect.signature(new_class).parameters:
         if name not in _NOT_CARRIED and name not in new_class.learnable and hasattr(old, name):
             yield name, getattr(old, name)
+
+
+def _arguments(old: nn.Module, new_class: type[Neuron]) -> Iterator[tuple[str, Any]]:
+    """All keywords of the new class's constructor that the old neuron knows a value of."""
+    yield from _values(old, new_class)
     if isinstance(function := getattr(old, "surrogate_function", None), nn.Module):
         yield "surrogate_function", _counterpart(function)
-    if "shape" in known:
+    if "shape" in inspect.signature(new_class).parameters:
         yield (
             "shape",
             {
@@ -138,6 +146,19 @@ def _arguments(old: nn.Module, new_class: Any) -> Iterator[tuple[str, Any]]:
                 if entry.per != "layer" and isinstance(value := getattr(old, name, None), Tensor)
             },
         )
+
+
+def _carry_defaults(old: nn.Module, new: Neuron) -> None:
+    """What a function left at its default, from where names do not differ."""
+    defaults = inspect.signature(type(new)).parameters
+    for name, value in _values(old, type(new)):
+        present = getattr(new, name)
+        if not isinstance(present, Tensor) and present == defaults[name].default:
+            setattr(new, name, value)
+    function = getattr(old, "surrogate_function", None)
+    left = repr(new.surrogate_function) == repr(new.default_surrogate())
+    if left and isinstance(function, nn.Module):
+        new.surrogate_function = _counterpart(function)
 
 
 def _counterpart(old: nn.Module) -> surrogate.Surrogate:
