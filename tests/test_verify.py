@@ -519,6 +519,26 @@ def test_what_cancels_is_measured_beside_its_terms() -> None:
     assert beside == ["gradient of v_threshold beside the terms that cancel"]
 
 
+CHAOTIC = "name: A\ncharge: 'v * exp(2.9 * (1 - v)) + 0.001 * tanh(x)'\nfire: none\noutput: v\n"
+
+
+def test_what_is_chaotic_is_held_to_what_rounding_does() -> None:
+    """Ricker's map (1954): a rounding grows e-fold in two steps; a wrong step is seen at once."""
+    case, limit = Case("cpp", dtype=F64), matrix.STATE_LIMIT[F64]
+    found = compare(CHAOTIC, case, Problem(steps=55, shape=(3,)))
+    found.require()
+    beyond = {f.quantity for f in found.findings if f.error > limit}
+    assert beyond == {"state v", "gradient of x", "gradient of initial v"}
+
+    wanted = matrix.expectation(CHAOTIC, case, Problem(steps=4, shape=(3,)))
+    assert wanted.unsteady("state v") < 1e-13  # nothing has grown yet
+    wanted.text = CHAOTIC.replace("2.9", "2.9000000001")
+    with pytest.raises(AssertionError, match="state v"):
+        matrix.hold(wanted, case).require()
+    wanted = matrix.expectation(CHAOTIC, case, Problem(steps=400, shape=(3,)))
+    assert wanted.unsteady("state v") == matrix.ROUNDING_LIMIT  # and no more, however it grows
+
+
 def test_flags_are_flipped_each_alone() -> None:
     text = ("name: A\nflags: {a: true, b: false, c: true}\n"
             "charge: v + (x if a else 2 * x) + (x if b else 0) - (0 if c else v)\n")  # fmt: skip

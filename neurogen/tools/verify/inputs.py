@@ -42,14 +42,19 @@ def make_inputs(
         drawn = {name: values[:steps] for name, values in chance.noise.items()}
         return reference.run(inputs, starts, dtype=case.compute, noise=drawn)
 
+    tried: list[tuple[float, list[Tensor], Run]] = []
     for scale in SCALES:
         xs = [(0.5 + n) * scale for n in noise]
         if problem.dyadic:
             xs = [torch.round(x * GRID) / GRID for x in xs]
         inputs = [_laid_out(x.to(case.dtype), problem.layout) for x in xs]
         found = run(inputs)
-        if found.spikes is None or not _rate(found.spikes) < ENOUGH:
+        rate = 1.0 if found.spikes is None else _rate(found.spikes)
+        tried.append((rate, inputs, found))
+        if not rate < ENOUGH:  # also where nothing is there to fire
             break
+    else:
+        _, inputs, found = max(tried, key=lambda one: one[0])  # the smallest of those
     if problem.dyadic and found.spikes is not None and found.ties < MET * noise[0][0].numel():
         first = [x[:1].clone() for x in inputs]
         first[0] = _aimed(lambda x: run([x, *first[1:]]).spikes, first[0])
