@@ -146,7 +146,9 @@ def drawn_specs(draw: Any) -> Drawn:
     parameters = [names.pop() for _ in range(draw(st.integers(0, 2)))]
     learnables = [names.pop() for _ in range(draw(st.integers(0, 2)))]
     w.flags = tuple(names.pop() for _ in range(draw(st.integers(0, 2))))
-    sharing = {name: w.pick(("layer", "layer", "channel", "neuron", "step")) for name in learnables}
+    sharing = {n: w.pick(("layer", "layer", "channel", "neuron", "step")) for n in learnables}
+    sharing |= {n: w.pick(("layer", "layer", "channel", "neuron")) for n in parameters[:1]}
+    sharing |= {n: w.pick(("layer", "layer", "neuron", "step")) for n in parameters[1:]}
     constants = [*parameters, *learnables]
     lasting = [name for name in constants if sharing.get(name) != "step"]
     lines = ["name: Random"]
@@ -155,32 +157,42 @@ def drawn_specs(draw: Any) -> Drawn:
     lines.append("states:")
     for state in states:
         rest = ("v_rest", *lasting[:1]) if state == "v" else ("0.0", "0.25", *lasting[:1])
-        init = "{init: 0, integer: true}" if state == integer else w.pick(rest)
+        rest = (*rest, "{init: {uniform: [-0.5, 1]}}")
+        count = ("{init: 0, integer: true}", "{init: {uniform: [0, 3]}, integer: true}")
+        init = w.pick(count if state == integer else rest)
         w.used.add(init)
         lines.append(f"  {state}: {init}")
     lines.append(f"inputs: [{', '.join(inputs)}]")
     chance = [names.pop() for _ in range(max(0, draw(st.integers(-2, 2))))]
     if chance:
-        lines.append("noise: {" + ", ".join(f"{name}: normal" for name in chance) + "}")
-    if parameters:
+        kinds = ("normal", "{kind: normal, eval: false}")
+        lines.append("noise: {" + ", ".join(f"{name}: {w.pick(kinds)}" for name in chance) + "}")
+    fires = draw(st.integers(0, 5)) > 0
+    moved = fires and has_v and draw(st.integers(0, 3)) == 0
+    if parameters or moved:
         lines.append("parameters:")
-        lines += [f"  {p}: {{default: {w.pick((0.7, 1.5, 2.0))}, where: {p} > 0}}"
-                  for p in parameters]  # fmt: skip
+        for p in parameters:
+            default = w.pick((0.7, 1.5, 2.0))
+            lines.append(f"  {p}: {{default: {default}, where: {p} > 0, per: {sharing[p]}}}")
+        per = w.pick(("layer", "neuron", "step"))
+        lines += [f"  v_threshold: {{default: 0.8, where: v_threshold > 0, per: {per}}}"] * moved
     if learnables:
         lines.append("learnable:")
         for name in learnables:
+            start = f"1 / (1 + {parameters[0]})" if parameters and w.chance() else "0.4"
             form = w.pick((
-                "{init: 0.4}", "{init: 0.3, transform: sigmoid}", "{init: 0.8, transform: exp}",
+                f"{{init: {start}}}",
+                "{init: 0.3, transform: sigmoid}", "{init: 0.8, transform: exp}",
                 "{init: 0.5, transform: softplus}",
-                "{init: 0.5, transform: clamp, bounds: [0.1, 0.9]}",
+                f"{{init: {start}, transform: clamp, bounds: [0.1, 0.9]}}",
                 "{init: 0.8, transform: sigmoid, bounds: [0.5, 1.5]}",
             ))  # fmt: skip
+            w.used |= set(parameters[:1]) if "1 / (1 +" in form else set()
             lines.append(f"  {name}: {form[:-1]}, per: {sharing[name]}}}")
     if w.flags:
         lines.append("flags: {" + ", ".join(f"{f}: {w.pick(('true', 'false'))}" for f in w.flags)
                      + "}")  # fmt: skip
 
-    fires = draw(st.integers(0, 5)) > 0
     kinds = ("binary", "binary", "binary", "ternary", "multilevel")
     kind = w.pick(kinds) if fires else "none"
     remembers = fires and draw(st.integers(0, 3)) == 0
@@ -208,7 +220,8 @@ def drawn_specs(draw: Any) -> Drawn:
         temporary = names.pop()
         around = [*real, *inputs, *constants] if scheme not in ("exact", "exponential_euler") else (
             [*inputs, *constants])  # fmt: skip
-        lines += ["let:", f"  {temporary}: '{w.bounded(around, 1)}'"]
+        value = w.bounded(around, 1) if w.chance() else w.bare(around)
+        lines += ["let:", f"  {temporary}: '{value}'"]
         let.append(temporary)
     held = [*inputs, *let]
     if moving:
@@ -234,8 +247,11 @@ def drawn_specs(draw: Any) -> Drawn:
                 case _:
                     terms = [f"({drive} - {state}) * {rate}",
                              f"0.5 * {w.bounded([*real, *held, *constants], 2)}"]  # fmt: skip
+                    if chance and scheme == "euler":
+                        terms.append(f"0.2 * {w.pick(chance)}")
             lines.append(f"  {state}: '{' + '.join(terms)}'")
         lines.append(f"scheme: {scheme}")
+        lines += ["dt: 0.5"] * w.chance()
 
     # The charge; whatever has not been named by now is named in it.
     atoms = [*real, *held, *constants, *calls, *chance]

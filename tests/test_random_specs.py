@@ -74,6 +74,15 @@ FOUND = {
         "name: A\nstates: {v: 0.0, q: {init: 0, integer: true}}\ncharge: 0.5 * v + x\n"
         "reset: {q: spike}\noutput: v + q\n"
     ),
+    "a state and the output are one number": Drawn(
+        "name: A\nstates: {v: 0.0, q: 0.0}\nparameters: {p: 0.7}\n"
+        "charge: {v: 0.5 * v + x + q, q: detach(p)}\nfire: none\noutput: q\n"
+    ),
+    "the backward pass reads nothing": Drawn(
+        "name: A\nstates: {v: 0.0, q: {init: 0, integer: true}}\ncharge:\n"
+        "  v: 0.9 * v + x\n  q: max(q - 1, 0)\nfire: {when: v >= v_threshold, if: q <= 0}\n"
+        "reset: {v: detach(spike), q: q + 2 * spike}\noutput: v\n"
+    ),
     "roundings that grow": Drawn(
         "name: A\nstates: {v: 0.0, w: 0.0}\ndynamics:\n"
         "  v: '0.5 * (x - v) - abs(clip(w, -3, 3)) * v / 2 + clip(w + w, -3, 3)'\n"

@@ -386,7 +386,7 @@ class Neuron(Parameters):
         flags = [bool(getattr(self, flag)) for flag in self.flags]
         first, compute = inputs[0], states[0].dtype
         shape = first.shape[1:]
-        current = tuple(fn.spread(s, shape) for s in states)
+        current = [fn.spread(s, shape) for s in states]
         by_step = [c.unbind(0) if c.dim() > len(shape) else (c,) for c in constants]
         read = [[fn.spread(c, shape) if c.requires_grad else c for c in cs] for cs in by_step]
         outputs: list[Tensor] = []
@@ -394,16 +394,18 @@ class Neuron(Parameters):
         for t, xs in enumerate(zip(*(x.unbind(0) for x in inputs), strict=True)):
             wide = [x.to(compute) for x in xs]
             now = [cs[min(t, len(cs) - 1)] for cs in read]
-            output, *after = self.step(
+            results = self.step(
                 *wide, *current, *(xi[t] for xi in drawn), *now, self.surrogate_function,
                 self.detach_reset, *flags,
             )  # fmt: skip
-            current = tuple(after)
+            # What names no input and no state is one number until here.
+            whole = [r if r.shape == shape else fn.spread(r, shape) for r in results]
+            output, current = whole[0], whole[1:]
             outputs.append(output.to(first.dtype))
             wanted = (s for n, s in zip(self.states, current, strict=True) if n in sequences)
             for history, value in zip(kept, wanted, strict=True):
                 history.append(value)
-        return torch.stack(outputs), current, [torch.stack(history) for history in kept]
+        return torch.stack(outputs), tuple(current), [torch.stack(history) for history in kept]
 
     @staticmethod
     def step(*arguments: Any) -> tuple[Tensor, ...]:
