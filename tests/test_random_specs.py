@@ -78,6 +78,11 @@ FOUND = {
         "name: A\nstates: {v: 0.0, q: 0.0}\nparameters: {p: 0.7}\n"
         "charge: {v: 0.5 * v + x + q, q: detach(p)}\nfire: none\noutput: q\n"
     ),
+    "a guard differs between neurons, the distance does not": Drawn(
+        "name: A\nstates: {v: v_rest, w: 0.0}\nlearnable: {h: 0.4}\n"
+        "charge: {v: h, w: '0.9 * w + clip(v, -3, 3) + x'}\n"
+        "fire: {when: v >= v_threshold, if: w < 0.25}\n"
+    ),
     "the backward pass reads nothing": Drawn(
         "name: A\nstates: {v: 0.0, q: {init: 0, integer: true}}\ncharge:\n"
         "  v: 0.9 * v + x\n  q: max(q - 1, 0)\nfire: {when: v >= v_threshold, if: q <= 0}\n"

@@ -350,7 +350,8 @@ def _ties(fire: Fire, a: Tensor, b: Tensor, guard: Tensor | None) -> int:
 
 
 def _straight(u: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-    result: Tensor = _Straight.apply(u, value, slope)  # type: ignore[no-untyped-call]
+    whole = value.expand(u.shape)  # a guard may differ between neurons where a >= b does not
+    result: Tensor = _Straight.apply(u, whole, slope)  # type: ignore[no-untyped-call]
     return result
 
 
