@@ -241,7 +241,7 @@ def drawn_specs(draw: Any) -> Drawn:
                     if w.chance():
                         terms.append(f"0.2 * {w.bounded(held, 1)}")
                 case "exponential_euler":
-                    gain = w.bounded([*others, *held], 1)
+                    gain = w.bounded([*others, *held, f"prev({state})"], 1)
                     terms = [f"{rate} * ({drive} - {state}) - abs({gain}) * {state} / 2",
                              w.bounded([*others, *held], 1)]  # fmt: skip
                 case _:
@@ -249,6 +249,7 @@ def drawn_specs(draw: Any) -> Drawn:
                              f"0.5 * {w.bounded([*real, *held, *constants], 2)}"]  # fmt: skip
                     if chance and scheme == "euler":
                         terms.append(f"0.2 * {w.pick(chance)}")
+            terms += [f"0.2 * prev({w.pick(real)})"] * w.chance()
             lines.append(f"  {state}: '{' + '.join(terms)}'")
         lines.append(f"scheme: {scheme}")
         lines += ["dt: 0.5"] * w.chance()

@@ -83,6 +83,18 @@ FOUND = {
         "charge: {v: h, w: '0.9 * w + clip(v, -3, 3) + x'}\n"
         "fire: {when: v >= v_threshold, if: w < 0.25}\n"
     ),
+    "a value at the start of the step does not flow": Drawn(
+        "name: A\nstates: {v: 0.0, w: 0.0}\nparameters: {tau: 3.0}\nlet: {g: 0.5 * prev(w)}\n"
+        "dynamics: {w: (v - w) / tau, v: (x - v + g + 0.5 * prev(v)) / tau}\nscheme: exact\n"
+    ),
+    "a rate holds the start of the step": Drawn(
+        "name: A\nstates: {v: 0.0}\nlet: {g: 1 + prev(v)**2 / 4}\n"
+        "dynamics: {v: x - g * v}\nscheme: exponential_euler\ncharge: v + 0.1 * prev(v)\n"
+    ),
+    "a learnable v_reset": Drawn("name: A\nlearnable: {v_reset: 0.1}\ncharge: 0.5 * v + x\n"),
+    "a learnable v_reset, and rest": Drawn(
+        "name: A\nlearnable: {v_reset: 0.1}\ncharge: v + x - (v - v_rest) / 2\n", reset="soft"
+    ),
     "the backward pass reads nothing": Drawn(
         "name: A\nstates: {v: 0.0, q: {init: 0, integer: true}}\ncharge:\n"
         "  v: 0.9 * v + x\n  q: max(q - 1, 0)\nfire: {when: v >= v_threshold, if: q <= 0}\n"

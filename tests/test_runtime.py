@@ -437,6 +437,15 @@ def test_a_parameter_can_change_its_kind() -> None:
     assert set(node.state_dict()) == {"tau"}
 
 
+def test_a_learnable_v_reset_makes_the_reset_hard() -> None:
+    node = load_text("name: A\nlearnable: {v_reset: 0.25}\ncharge: 0.5 * v + x\n")(step_mode="m")
+    assert set(dict(node.named_parameters())) == {"v_reset"}
+    x = torch.tensor([[2.0], [0.0], [3.0]])
+    assert node(x).flatten().tolist() == [1.0, 0.0, 1.0] and node.v.item() == 0.25
+    node.v.sum().backward()
+    assert node.v_reset.grad is not None and node.v_reset.grad.item() != 0.0
+
+
 def test_bounds_hold_at_construction_and_assignment() -> None:
     for wrong in (1.0, 0, float("nan"), torch.tensor([3.0, 0.5]), nn.Parameter(torch.tensor(1.0))):
         with pytest.raises(ValueError, match=r"tau=.* must satisfy tau > 1"):

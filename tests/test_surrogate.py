@@ -7,6 +7,7 @@ import math
 import pickle
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mpmath  # type: ignore[import-untyped]
@@ -356,3 +357,11 @@ def test_the_spec_chooses_parameters_of_the_table() -> None:
     cls = load_text("name: Steep\nsurrogate: {name: atan, alpha: 5}\ncharge: v + x")
     assert isinstance(cls().surrogate_function, surrogate.ATan)
     assert cls().surrogate_function.alpha == 5.0
+
+
+def test_the_guide_lists_every_surrogate_and_its_defaults() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "language.md").read_text(encoding="utf-8")
+    section = guide.split("## Surrogates\n")[1].split("\n##")[0]
+    for name, entry in TABLE.items():
+        defaults = ", ".join(f"{shape} = {value:g}" for shape, value in entry.parameters)
+        assert f"| `{name}` | {defaults} |" in section

@@ -140,8 +140,7 @@ def _root(term: sympy.Expr, s: sympy.Symbol, kernel: Expression) -> tuple[sympy.
         slope = sympy.expand(argument.diff(s)) if argument is not None else None
         if slope is None or slope.has(s):
             raise KernelError(
-                f"'{sympy.sstr(factor)}' in {infix(kernel)} is not of the form s**p, exp(a s), "
-                "sin(a s) or cos(a s)"
+                f"{infix(kernel)} is not a sum of products of s**p, exp(a s), sin(a s) and cos(a s)"
             )
         rate += slope
     return rate, power
@@ -187,7 +186,8 @@ def _apply(operator: str, arguments: list[sympy.Expr]) -> sympy.Expr:
             return arguments[0] ** arguments[1]
         case name if name in _FUNCTIONS:
             return _FUNCTIONS[name](*arguments)
-    raise KernelError(f"{operator}() is not part of a response kernel")
+    known = ", ".join(sorted(_FUNCTIONS))
+    raise KernelError(f"'{operator}' is not part of a response kernel: + - * / ** and {known} are")
 
 
 def _cancelled(values: list[sympy.Expr]) -> list[sympy.Expr]:

@@ -133,6 +133,7 @@ class _Step:
         self.names |= {name: Name(name) for name in (*self.current, *self.spec.inputs)}
         self.noise: dict[str, Expression] = {n.name: Name(n.name) for n in self.spec.noise}
         self.integers = {state.name for state in scope.states if state.integer}
+        self.held: dict[str, Name] = {}
         self.hidden: list[StateVariable] = []
         self.responding = 0  # operations of the kernels that were called
         self.responses: dict[tuple[str, Expression], Expression] = {}
@@ -193,6 +194,7 @@ class _Step:
         root = Apply("sqrt", (Name("dt"),))
         white = {name: Apply("/", (xi, root)) for name, xi in self.noise.items()}
         respond, scope.respond = scope.respond, None
+        scope.begun = self.hold
 
         def slopes(values: Values, stage: str) -> Values:
             names = {**self.names, **values}
@@ -210,23 +212,35 @@ class _Step:
         try:
             values = SCHEMES[spec.scheme or "euler"](system)
         except SchemeError as error:
-            scope.add("NG040", ("dynamics", error.state), error.message, error.hint, key=True,
+            message = error.message
+            for state, held in self.held.items():
+                message = message.replace(held.name, f"prev({state})")
+            scope.add("NG040", ("dynamics", error.state), message, error.hint, key=True,
                       width=len(error.state))  # fmt: skip
             return
         except NotFiniteError:
             scope.add("NG026", ("dynamics",), "a derivative of the dynamics is never finite",
                       "something is divided by 0", key=True, width=None)  # fmt: skip
             return
-        scope.respond = respond
+        finally:
+            scope.respond, scope.begun = respond, Name
         charged = {item.name for item in spec.charge}
         for state, value in values.items():
             name = f"flow_{state}" if state in charged else f"h_{state}"
             self.name_state(state, value, name, f"dynamics: {_symbol(state, 'H')}")
 
+    def hold(self, state: str) -> Expression:
+        """prev(state) in `dynamics`: a value that does not flow with the state."""
+        if state not in self.held:
+            self.held[state] = self.assign(f"held_{state}", Name(state), "at the start of the step")
+        return self.held[state]
+
     def written_out(self, expression: Expression) -> Expression:
         """An expression with the temporaries written so far replaced by what they stand for."""
         values: dict[str, Expression] = {}
         for statement in self.statements:
+            if Name(statement.name) in self.held.values():
+                continue
             value = substitute(statement.expression, values)
             values[statement.name] = self.scope.bounded(value)
         return self.scope.bounded(substitute(expression, values))
@@ -276,8 +290,8 @@ class _Step:
         if condition is None:
             return
         if not (isinstance(condition, Apply) and condition.operator in (">", ">=")):
-            scope.add("NG030", ("fire", "when"), f"{when} is not a threshold",
-                      "write a >= b or a > b; the surrogate sees a - b")  # fmt: skip
+            hint = "write a >= b or a > b; the surrogate sees a - b; a guard goes into `if`"
+            scope.add("NG030", ("fire", "when"), f"{when} is not a threshold", hint)
             return
         if scope.is_constant(condition):
             scope.add("NG030", ("fire", "when"), f"{when} depends on no state",

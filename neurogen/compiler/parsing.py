@@ -20,6 +20,7 @@ from neurogen.compiler.expression import (
     Number,
 )
 from neurogen.compiler.tokens import (
+    APART,
     MAX_DEPTH,
     MAX_NAME,
     TOKEN,
@@ -33,6 +34,8 @@ from neurogen.compiler.tokens import (
 MAX_CHARACTERS = 2000
 MAX_EXPONENT = 32
 MAX_DEGREE = 256
+#: What peers have, and one neuron cannot: sums over others.
+_SUMS = frozenset(("sum", "mean", "dot", "matmul", "einsum", "conv"))
 
 _BINARY: Mapping[type[ast.operator], str] = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**",
@@ -219,7 +222,8 @@ class _Walk:
                 )
             return Apply(name, tuple(arguments), at)
         if name not in FUNCTIONS:
-            hint = did_you_mean(name, [*FUNCTIONS, *self.kernels])
+            known = [*FUNCTIONS, *self.kernels]
+            hint = APART if name in _SUMS else did_you_mean(name, known)
             raise ExpressionError(
                 "NG012",
                 f"unknown function '{name}'",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn, get_args
 
+from neurogen.compiler.expression import Number
 from neurogen.compiler.parsing import parse
 from neurogen.compiler.source import MAX_MISTAKES, Node, Path, Source, printable, read
 from neurogen.compiler.spec import (
@@ -262,6 +263,9 @@ class _Reader:
         integer = found.get("integer", False)
         if isinstance(init, tuple):
             return State(name=name, uniform=init, integer=integer)
+        start = init.expression
+        if integer and isinstance(start, Number) and not start.value.is_integer():
+            self.add("NG005", (*path, "init"), "a counter starts at a whole number")
         return State(name=name, init=init, integer=integer)
 
     def initial(self, node: Node, path: Path) -> Equation | tuple[float, float]:

@@ -47,6 +47,8 @@ BASE_FIRE = parse("v >= v_threshold")
 _ZERO, _ONE = Number(0.0), Number(1.0)
 _KIND = {"real": "number", "condition": "condition"}
 _ONLY = "only parameters have values here"
+#: What the language has no name for.
+_WRITTEN_OUT = {"pi": "write 3.141592653589793"}
 #: Limits of what temporaries may grow to where they are written out.
 MAX_WRITTEN_OUT, MAX_DEPTH_WRITTEN_OUT = 1000, 100
 _Fail = Callable[..., None]
@@ -69,6 +71,7 @@ class Scope:
         stepped: Parameters and learnables that may have a value per time step.
         risks: Operands that must keep to a domain, in every equation that was resolved.
         respond: What a call of a response kernel means: (kernel, argument as written, resolved).
+        begun: What prev(state) means: the state's name, but where that one stands for what flows.
     """
 
     def __init__(self, spec: Spec, mistakes: tuple[Mistake, ...] = ()) -> None:
@@ -80,6 +83,7 @@ class Scope:
         self.matrices: list[Matrix] = []
         self.risks: list[Risk] = []
         self.respond: Callable[[str, Expression, Expression], Expression] | None = None
+        self.begun: Callable[[str], Expression] = Name
         self.states = spec.states or _BASE_STATES
         self.initials: dict[str, Expression] = {}
         self.defaults: dict[str, float] = {}
@@ -126,7 +130,8 @@ class Scope:
         self.fresh = Fresh((*seen, *_BASE, *steps, *words))
         assigned = {item.name for item in spec.reset.assignments}
         has_v = any(state.name == "v" for state in self.states)
-        rule = spec.reset.rule
+        learnt = any(w.name == "v_reset" for w in spec.learnable)  # then it is never None
+        rule = "hard" if learnt and spec.reset.rule == "auto" else spec.reset.rule
         self.reset = (
             rule if has_v and "v" not in assigned and rule != "none" and self.may_fire else "fixed"
         )
@@ -135,8 +140,8 @@ class Scope:
             mentioned.add("v_threshold")
         if self.reset in ("auto", "hard"):
             mentioned.add("v_reset")
-        self.both_resets = self.reset == "auto" or (self.reset == "fixed" and "v_rest" in mentioned
-                                                    and "v_reset" not in mentioned)  # fmt: skip
+        free = "v_rest" in mentioned and "v_reset" not in mentioned and not learnt
+        self.both_resets = self.reset == "auto" or (self.reset == "fixed" and free)
         if "v_rest" in mentioned and self.reset != "soft":
             mentioned.add("v_reset")
         own = {p.name for p in spec.parameters} | {w.name for w in spec.learnable}
@@ -343,7 +348,8 @@ class Scope:
         is_flag = declared and scope.get(name) == Name(name)  # in a surrogate it is something else
         if name not in scope:
             known = [other for other in scope if other != HARD_RESET]
-            hint = did_you_mean(name, known) or "known are " + ", ".join(sorted(known))
+            near = "" if name in _WRITTEN_OUT else did_you_mean(name, known)
+            hint = near or _WRITTEN_OUT.get(name) or "known are " + ", ".join(sorted(known))
             self.used |= {other for other in known if f"'{other}'" in hint}  # named, but for a slip
             if name == "spike" and not only_parameters:
                 fail("NG032", node, "`spike` is known only after the neuron has fired",
@@ -377,8 +383,10 @@ class Scope:
         if expected != "real":
             fail("NG024", node, f"{brief(node)} is a number, a condition is needed here")
         elif self.respond is None:
+            self.is_whole = False  # what its call would have used is not told as unused
             fail("NG025", node, f"kernel '{node.operator}' cannot be called here",
-                 "call it in `let`, `charge` or `fire`", len(node.operator))  # fmt: skip
+                 "call it in `charge` or `fire`, or in `let` if there is no `dynamics`; a current "
+                 "that decays can be a state of `dynamics`", len(node.operator))  # fmt: skip
         elif argument == Name("spike"):
             return self.respond(node.operator, argument, argument)
         else:
@@ -401,7 +409,7 @@ class Scope:
             self.previous_spike = self.previous_spike or self.fresh("prev_spike")
             return Name(self.previous_spike)
         elif isinstance(argument, Name) and argument.name in states:
-            return Name(argument.name)
+            return self.begun(argument.name)
         else:
             fail("NG035", argument, f"prev() takes a state or spike, not {brief(argument)}",
                  "states are " + ", ".join(states))  # fmt: skip

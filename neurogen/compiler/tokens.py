@@ -25,6 +25,8 @@ TOKEN = re.compile(
 _WORDS = frozenset(("if", "else", "and", "or", "not"))
 
 #: What to write instead of characters that people try.
+#: The hint where somebody wants a sum over other neurons.
+APART = "neurons of a layer share no sum: weights belong to a layer before the neuron"
 _INSTEAD: Mapping[str, str] = {
     "=": "an equation is the right-hand side only; == compares",
     "^": "a power is written **",
@@ -33,7 +35,7 @@ _INSTEAD: Mapping[str, str] = {
     "|": "write or",
     "!": "write not",
     "~": "write not",
-    "[": "brackets are ( and )",
+    "[": "brackets are ( and ); an earlier value is prev(state), or a state that carries it on",
     "{": "brackets are ( and )",
     "\u2212": "a minus is written -",
     "\u2013": "a minus is written -",
@@ -44,6 +46,7 @@ _INSTEAD: Mapping[str, str] = {
     "\u2264": "write <=",
     ".": "a decimal point needs a digit beside it; names have no parts",
     "#": "comments go on lines of their own",
+    "@": APART,
 }
 
 
