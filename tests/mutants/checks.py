@@ -126,6 +126,14 @@ charge: v + x + eta / 4
 fire: none
 output: v
 """
+HELD = """
+name: A
+states: {v: 0.0, w: 0.0, q: 0.0}
+parameters: {tau: 3.0}
+dynamics: {w: (v - w) / tau, v: (x - v + prev(v) / 2 - prev(w) / 4 + q) / tau}
+scheme: exact
+charge: {q: detach(tau) / 8}
+"""
 PRELUDE = "name: A\nparameters: {rho: 0.9}\ncharge: rho * v + (1 - rho) * x\n"
 
 
@@ -526,6 +534,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "rk4": lambda: hold(dynamics("rk4", False), SMALL),
     "exponential_euler": lambda: hold(dynamics("exponential_euler", True), SMALL),
     "exact": lambda: hold(dynamics("exact", True), SMALL),
+    "held": lambda: hold(HELD, SMALL),
     "srm": lambda: hold(spec("srm"), Problem(steps=12, shape=(3,))),
     "repeated root": lambda: hold(REPEATED, SMALL),
     "layouts": lambda: [  # type: ignore[dict-item, return-value]
