@@ -92,6 +92,9 @@ FOUND = {
         "dynamics: {v: x - g * v}\nscheme: exponential_euler\ncharge: v + 0.1 * prev(v)\n"
     ),
     "a learnable v_reset": Drawn("name: A\nlearnable: {v_reset: 0.1}\ncharge: 0.5 * v + x\n"),
+    "a learnable v_reset that is rest only": Drawn(
+        "name: A\nlearnable: {v_reset: 0.1}\ncharge: 0.5 * v + x + v_rest\nfire: none\noutput: v\n"
+    ),
     "a learnable v_reset, and rest": Drawn(
         "name: A\nlearnable: {v_reset: 0.1}\ncharge: v + x - (v - v_rest) / 2\n", reset="soft"
     ),

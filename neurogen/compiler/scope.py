@@ -344,6 +344,8 @@ class Scope:
         """What a name means here; None after a mistake."""
         name = node.name
         self.used.add(name)
+        if name == "v_rest":
+            self.used |= names(self.definitions[name])
         declared = name in self.flags or any(f.name == name for f in self.spec.flags)
         is_flag = declared and scope.get(name) == Name(name)  # in a surrogate it is something else
         if name not in scope:
