@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from neurogen.loading import load, load_text
 from neurogen.nn import surrogate
 from neurogen.runtime.kernel_functions import KernelFunctions
-from neurogen.tools.verify import Case, Problem, distance, matrix, nodes
+from neurogen.tools.verify import Case, Problem, distance, matrix, nodes, runs
 
 ROOT = Path(__file__).parents[1]
 SPECS = sorted((ROOT / "specs").glob("*.yaml"))
@@ -114,7 +114,7 @@ def test_the_chain_is_the_gradient(row: tuple[str, Case]) -> None:
     node.store_v_seq = False  # the loss weighs the last potentials only, as bptt does
     wanted = matrix.expectation(text, case, problem)
     wanted.weights.pop("v_seq", None)
-    tested = matrix._run(node, wanted, case)
+    tested = runs.on_node(node, wanted, case)
     start = [wanted.state.get(n, None) for n in node.states]
     grads = [wanted.weights["output"], *(wanted.weights.get(n) for n in node.states)]
     for k, flows in enumerate(node.differentiable):
