@@ -24,7 +24,7 @@ STEPS, BATCH = 6, 12
 WORKER = """
 import sys
 import torch, torch.distributed as dist
-from neurogen.examples.distributed import Network, loss_of, share, wrap
+from neurogen.examples.distributed import Network, leave, loss_of, share, wrap
 
 dist.init_process_group("gloo")
 torch.set_num_threads(1)
@@ -43,23 +43,18 @@ weights = [whole(p.detach()) for p in net.parameters()]
 if dist.get_rank() == 0:
     torch.save((gradients, weights), out)
 dist.destroy_process_group()
+leave()
 """
 
 
-#: gloo's threads may outlive the interpreter, and die of it: pytorch/pytorch#179291.
-AT_EXIT = "terminate called without an active exception"
-
-
-def torchrun(*arguments: str, attempts: int = 3) -> str:
-    """Two processes of a script or module; again, if torch fell when all was done."""
+def torchrun(*arguments: str) -> str:
+    """Two processes of a script or module."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, *arguments], capture_output=True, text=True, check=False, cwd=ROOT,
         env=environment, timeout=500,
     )  # fmt: skip
-    if done.returncode and AT_EXIT in done.stderr and attempts > 1:
-        return torchrun(*arguments, attempts=attempts - 1)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -129,6 +130,17 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def leave() -> NoReturn:
+    """End this process, when all is done, without the interpreter's own end.
+
+    Threads of gloo outlive `destroy_process_group` where FSDP2 holds its groups, and may abort the
+    process when the interpreter goes before they do: pytorch/pytorch#179291.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command, in each process that torchrun starts."""
     options = parser().parse_args(arguments)
@@ -152,3 +164,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    leave()
