@@ -8,6 +8,7 @@ meaning; derivatives and targets come after it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from neurogen.compiler.calculus import NotFiniteError
@@ -214,7 +215,7 @@ class _Step:
         except SchemeError as error:
             message = error.message
             for state, held in self.held.items():
-                message = message.replace(held.name, f"prev({state})")
+                message = re.sub(rf"\b{held.name}\b", f"prev({state})", message)
             scope.add("NG040", ("dynamics", error.state), message, error.hint, key=True,
                       width=len(error.state))  # fmt: skip
             return
@@ -239,7 +240,7 @@ class _Step:
         """An expression with the temporaries written so far replaced by what they stand for."""
         values: dict[str, Expression] = {}
         for statement in self.statements:
-            if Name(statement.name) in self.held.values():
+            if Name(statement.name) in self.held.values():  # stands for itself: it does not flow
                 continue
             value = substitute(statement.expression, values)
             values[statement.name] = self.scope.bounded(value)

@@ -350,8 +350,8 @@ class Scope:
         is_flag = declared and scope.get(name) == Name(name)  # in a surrogate it is something else
         if name not in scope:
             known = [other for other in scope if other != HARD_RESET]
-            near = "" if name in _WRITTEN_OUT else did_you_mean(name, known)
-            hint = near or _WRITTEN_OUT.get(name) or "known are " + ", ".join(sorted(known))
+            hint = _WRITTEN_OUT.get(name) or did_you_mean(name, known)
+            hint = hint or "known are " + ", ".join(sorted(known))
             self.used |= {other for other in known if f"'{other}'" in hint}  # named, but for a slip
             if name == "spike" and not only_parameters:
                 fail("NG032", node, "`spike` is known only after the neuron has fired",

@@ -39,6 +39,7 @@ CANCELLED = 16
 SIGNS = 4  # losses, or roundings, with signs drawn anew, to find out
 #: Where small differences grow: as near as one whose inputs are so many roundings away.
 CHAOTIC = 8
+GROWING = " beside roundings that grow"  # a finding says so
 #: States and outputs of steps with transcendental functions, likewise.
 STATE_LIMIT = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: Noise, which is float32: its logarithm and cosine round, and the argument of the cosine.
@@ -201,8 +202,8 @@ def _hold_values(wanted: Expectation, tested: Outcome, case: Case) -> Iterator[F
         rounding = torch.finfo(value.dtype).eps if limit and value.dtype != case.compute else 0.0
         error = distance(value, expected)
         allowed = limit + rounding
-        if error > allowed > 0.0:  # chaotic: small differences grow
-            allowed = max(allowed, wanted.unsteady(label) + rounding)
+        if error > allowed > 0.0 and error <= (grown := wanted.unsteady(label) + rounding):
+            label, allowed = label + GROWING, grown
         yield Finding(label, error, allowed, lost(value, expected))
     for name, drawn in wanted.chance.noise.items():
         yield Finding(f"noise {name}", distance(drawn, wanted.chance.own[name]), NOISE_LIMIT)
@@ -240,8 +241,8 @@ def _hold_gradients(wanted: Expectation, tested: Outcome, case: Case) -> Iterato
                 if left <= rest:
                     label, error, limit = f"{label} beside {beside}", left, rest
                     break
-        if error > limit:  # chaotic: small differences grow
-            limit = max(limit, wanted.unsteady(label) + rounding)
+        if error > limit and error <= (grown := wanted.unsteady(label) + rounding):
+            label, limit = label + GROWING, grown
         yield Finding(label, error, limit, gone)
 
 
